@@ -526,10 +526,9 @@ def test_files_cut_short_are_refused_wherever_they_are_cut(kind):
     cuts = range(1, len(data), max(1, len(data) // 60))
     for cut in cuts:
         try:
-            image = load_image(data[:cut], name="holiday.jpg")
-        except MediaError as error:
+            image = load_image(data[:cut])
+        except MediaError:
             refused += 1
-            assert str(error).startswith("holiday.jpg: ")
         else:
             assert np.array_equal(image.pixels, whole), cut  # only what follows the last pixel was missing
     assert refused > 0.9 * len(cuts)

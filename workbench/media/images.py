@@ -292,7 +292,7 @@ def _embeddable(data: bytes, kind: str, orientation: int, pixels: np.ndarray, sm
 def _png(pixels: np.ndarray) -> bytes:
     """(height, width, 3) uint8 to a PNG without metadata; big pictures are packed quickly rather than tightly."""
     file = io.BytesIO()
-    level = 6 if pixels.size <= 3_000_000 else 1
+    level = 6 if pixels.size <= 500_000 else 1
     sources.need("PIL.Image", "pictures").fromarray(pixels).save(file, "PNG", compress_level=level)
     return file.getvalue()
 

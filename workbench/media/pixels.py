@@ -48,7 +48,7 @@ def upright_rgb(picture: PIL.Image.Image, label: str, max_pixels: int) -> tuple[
 def _orientation(picture: PIL.Image.Image) -> tuple[int, list[str]]:
     try:
         value = picture.getexif().get(0x0112, 1)
-    except Exception:  # metadata that cannot be read is no reason to refuse the picture
+    except Exception:  # noqa: BLE001 - metadata that cannot be read is no reason to refuse the picture
         return 1, ["its EXIF data is unreadable and was ignored"]
     if not isinstance(value, int) or not 2 <= value <= 8:
         return 1, []
@@ -152,7 +152,7 @@ def _to_srgb(picture: PIL.Image.Image, profile: bytes | None) -> tuple[PIL.Image
         converted = ImageCms.profileToProfile(picture, theirs, ours, outputMode="RGB")
         before = f"{picture.mode} colours" if picture.mode == "CMYK" else "colours"
         return converted, [f"{before} converted to sRGB from the profile {title!r}"]
-    except Exception:  # no ImageCms here, a broken profile, one of another colour space: the picture can do without
+    except Exception:  # noqa: BLE001 - no ImageCms, a broken profile, another colour space: it can do without
         return picture, ["its colour profile could not be used and was ignored"]
 
 
