@@ -196,7 +196,7 @@ class _Tape(io.RawIOBase):
     An exception in a callback would be printed, not raised; a broken header may well ask to seek before the start.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: Any, size: int) -> None:
         self._file, self._size = file, size
 
     def readinto(self, buffer: Any) -> int:
@@ -253,7 +253,7 @@ def _decode(file: BinaryIO, size: int, kind: str, label: str, max_seconds: float
         raise MediaError(f"{label}: it holds no sound (0 samples). Expected at least one.")
     promised = max(total, containers.promised_frames(file, size) if kind == "WAV" else 0)
     missing = promised - total if promised > total else min(total, wanted) - len(mono)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if missing > 0.05 * rate:  # encoders of MP3 and OGG may be some milliseconds off
         notes = (f"the file breaks off after {_seconds((promised - missing) / rate)} of {_seconds(promised / rate)}",)
     return _Decoded(mono, heard, rate, channels, total, notes)
@@ -385,7 +385,8 @@ def _samples_and_rate(pair: tuple, rate: Any, label: str) -> tuple[np.ndarray, A
 def _from_array(array: np.ndarray, rate: Any, label: str, max_seconds: float) -> Audio:
     if rate is None:
         raise MediaError(f"{label}: an array does not say its sample rate. Pass (samples, rate) or rate=16000.")
-    if isinstance(rate, (bool, str)) or not np.isscalar(rate) or np.iscomplexobj(rate) or rate != rate // 1:
+    number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not number or rate != rate // 1:  # also true of NaN and of infinity
         raise MediaError(f"{label}: rate={rate!r}. Expected a whole number of samples a second, such as 16000.")
     rate = int(rate)
     frames, note = _frames_first(array, label)

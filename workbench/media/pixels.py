@@ -102,7 +102,7 @@ def _to_rgb(picture: PIL.Image.Image, info: dict, label: str) -> tuple[PIL.Image
         if picture.mode != "L" or mode in ("L", "LA", "La"):
             notes.append(f"{word} converted to RGB")
         picture = picture.convert("RGB")
-    if alpha is not None and alpha.getextrema()[0] < 255:
+    if alpha is not None and np.asarray(alpha).min() < 255:
         ground = PIL.Image.new("RGB", picture.size, (255, 255, 255))
         ground.paste(picture, mask=alpha)
         picture = ground
@@ -149,7 +149,7 @@ def _to_srgb(picture: PIL.Image.Image, profile: bytes | None) -> tuple[PIL.Image
         if "srgb" in title.lower():
             return picture, []
         ours = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(picture, theirs, ours, outputMode="RGB")
+        converted = ImageCms.profileToProfile(picture, theirs, ours, outputMode="RGB") or picture
         before = f"{picture.mode} colours" if picture.mode == "CMYK" else "colours"
         return converted, [f"{before} converted to sRGB from the profile {title!r}"]
     except Exception:  # noqa: BLE001 - no ImageCms, a broken profile, another colour space: it can do without

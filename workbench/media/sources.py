@@ -172,7 +172,7 @@ def display_name(source: Any) -> str:
         source = os.fspath(source)
         source = os.fsdecode(source) if isinstance(source, bytes) else source
     if isinstance(source, str):
-        return clean(re.split(r"[/\\]", source.rstrip("/\\"))[-1]) or repr(clean(source))
+        return clean(re.split(r"[/\\]", source.rstrip("/\\"))[-1]) or "a path without a name"
     if isinstance(source, (bytes, bytearray, memoryview)):
         size = source.nbytes if isinstance(source, memoryview) else len(source)
         return f"{type(source).__name__} ({size:,} of them)"
