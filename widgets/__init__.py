@@ -1,0 +1,1 @@
+"""The views of a trace: widgets, figures and offline HTML. Imports workbench, never torch or transformers."""
