@@ -181,7 +181,7 @@ class House:
             run([str(self.python), "-m", "ensurepip"], None) or quiet([*pip, "--version"])
         ):
             raise Stop(f"There is no pip in {self.venv}. Run `python start.py clean`, then this again.")
-        size = "0.5 GB" if "model" not in extras else "8 GB" if sys.platform == "linux" and not index else "3 GB"
+        size = "1 GB" if "model" not in extras else "8 GB" if sys.platform == "linux" and not index else "3 GB"
         say(f"Installing the workbench ({', '.join(extras)}). The first time takes minutes and up to {size} of disk.")
         constraints = LOCK
         if index and "model" in extras:
