@@ -67,6 +67,7 @@ class House:
         self.venv = root / ".venv"
         self.scripts = self.venv / ("Scripts" if os.name == "nt" else "bin")
         self.python = self.scripts / ("python.exe" if os.name == "nt" else "python")
+        self.pip = [str(self.python), "-m", "pip"]
         self.state_file = self.venv / STATE
 
     # --- what is there ---
@@ -125,25 +126,37 @@ class House:
         state = self.state()
         known = state.get("extras")
         had = {str(extra) for extra in known} if isinstance(known, list) else set()
-        index = os.environ.get(TORCH_INDEX, "").strip() or str(state.get("torch_index") or "")
+        torch_from = str(state.get("torch_from") or "")  # a shell without the variable keeps the torch that is there
+        index = os.environ.get(TORCH_INDEX, "").strip() or torch_from
         if index and "://" not in index:
             index = str(Path(index).expanduser().absolute())  # a folder of wheels, wherever we are called from
+        extras = sorted(had.union(EXTRAS[command]))
+        other_torch = "model" in extras and index != torch_from
         if (
             self.usable()
             and state.get("complete") is True
             and state.get("fingerprint") == self.fingerprint()
             and had.issuperset(EXTRAS[command])
-            and index == (state.get("torch_index") or "")
+            and not other_torch
         ):
             return
         self.fingerprint()  # stops here when the checkout is not whole
         if not self.usable():
             self.make_venv()
-        extras = sorted(had.union(EXTRAS[command]))
-        new = {"complete": False, "extras": extras, "torch_index": index, "torch_from": state.get("torch_from")}
+            torch_from = ""
+        new: dict[str, object] = {"complete": False, "extras": extras, "torch_from": torch_from}
         self.write_state(new)
-        self.install(extras, index, anew=index != state.get("torch_from"))
-        new.update(complete=True, fingerprint=self.fingerprint(), torch_from=index if "model" in extras else None)
+        self.install_pip()
+        size = "1 GB" if "model" not in extras else "8 GB" if sys.platform == "linux" and not index else "3 GB"
+        say(f"Installing the workbench ({', '.join(extras)}). The first time takes minutes and up to {size} of disk.")
+        constraints = LOCK
+        if index and "model" in extras:
+            constraints = self.install_torch(index, anew=index != torch_from)
+            new["torch_from"] = index
+            self.write_state(new)
+        if run([*self.pip, "install", "-c", constraints, "-e", f".[{','.join(extras)}]"], self.root):
+            raise Stop(self.advice())
+        new.update(complete=True, fingerprint=self.fingerprint())
         self.write_state(new)
         say("Ready.")
 
@@ -174,33 +187,25 @@ class House:
                 "  Elsewhere: install Python from its own installer, with pip. Then run this again."
             )
 
-    def install(self, extras: list[str], index: str, *, anew: bool) -> None:
-        """Install this checkout with the given extras at the versions of the lock."""
-        pip = [str(self.python), "-m", "pip"]
-        if quiet([*pip, "--version"]) and (
-            run([str(self.python), "-m", "ensurepip"], None) or quiet([*pip, "--version"])
-        ):
+    def install_pip(self) -> None:
+        """Give .venv the pip that it lacks when it was made by another tool, or only half made."""
+        ask = [*self.pip, "--version"]
+        if quiet(ask) and (run([str(self.python), "-m", "ensurepip"], None) or quiet(ask)):
             raise Stop(f"There is no pip in {self.venv}. Run `python start.py clean`, then this again.")
-        size = "1 GB" if "model" not in extras else "8 GB" if sys.platform == "linux" and not index else "3 GB"
-        say(f"Installing the workbench ({', '.join(extras)}). The first time takes minutes and up to {size} of disk.")
-        constraints = LOCK
-        if index and "model" in extras:
-            constraints = self.install_torch(pip, index, anew=anew)
-        if run([*pip, "install", "-c", constraints, "-e", f".[{','.join(extras)}]"], self.root):
-            raise Stop(self.advice())
 
-    def install_torch(self, pip: list[str], index: str, *, anew: bool) -> str:
+    def install_torch(self, index: str, *, anew: bool) -> str:
         """Install torch and torchvision from another index; returns the constraints that go with them."""
         lines = (self.root / LOCK).read_text("utf-8").splitlines()
         wanted = [line.split(";")[0].strip() for line in lines if re.match(r"torch(vision)?==", line)]
         source = ["--no-index", "--find-links", index] if Path(index).is_dir() else ["--index-url", index]
         say(f"Taking {' and '.join(wanted)} from {index}")
-        if run([*pip, "install", "--no-deps", *(["--force-reinstall"] if anew else []), *source, *wanted], self.root):
+        again = ["--force-reinstall"] if anew else []
+        if run([*self.pip, "install", "--no-deps", *again, *source, *wanted], self.root):
             raise Stop(
                 f"{' and '.join(wanted)} could not be installed from {index} (see above).\n"
                 f"  {TORCH_INDEX} must name a package index or a folder of wheels that has these versions for "
                 f"Python {self.venv_config().get('version')}.\n"
-                "  To do without it: unset it, run `python start.py clean`, then this again."
+                "  To do without it: unset it, then run this again."
             )
         kept = [line for line in lines if not TORCH_COMPANIONS.match(line)]
         (self.venv / "constraints.txt").write_text("\n".join(kept) + "\n", "utf-8")

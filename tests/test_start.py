@@ -352,6 +352,26 @@ def test_an_index_that_failed_once_still_replaces_torch_the_next_time(root, aske
     assert "--force-reinstall" in pips(asked)[0]
 
 
+def test_an_index_that_never_worked_is_forgotten(root, asked, monkeypatch):
+    monkeypatch.setenv(start.TORCH_INDEX, "https://wheels.example/typo")
+    asked.fails = "--index-url"
+    assert start.main(["lab"], root) == 1
+    monkeypatch.delenv(start.TORCH_INDEX)
+    asked.clear()
+    assert start.main(["lab"], root) == 0
+    assert [command[2:4] for command in pips(asked)] == [["-c", "requirements.lock"]]
+
+
+def test_torch_is_not_fetched_twice_when_a_later_step_failed(root, asked, monkeypatch):
+    monkeypatch.setenv(start.TORCH_INDEX, "https://wheels.example/cpu")
+    asked.fails = "-e"
+    assert start.main(["lab"], root) == 1
+    asked.fails = None
+    asked.clear()
+    assert start.main(["lab"], root) == 0
+    assert "--force-reinstall" not in pips(asked)[0]
+
+
 def test_a_folder_of_wheels_will_do(root, asked, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wheels").mkdir()
