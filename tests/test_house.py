@@ -68,6 +68,13 @@ def test_lint(check):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_modules_that_must_open_without_torch_are_under_that_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (held,) = [contract["source_modules"] for contract in contracts if "without torch" in contract["name"]]
+    light = {"errors", "media", "sampling", "trace", "tracefile", "readings", "display", "diff"}
+    assert {f"workbench.{name}" for name in light} & set(MODULES) <= set(held), "add it in pyproject.toml"
+
+
 def test_modules_stay_of_a_size_that_can_be_read():
     lengths = {str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in SOURCES}
     long = {name: lines for name, lines in lengths.items() if lines > 450}
