@@ -1,0 +1,137 @@
+"""Keys and values of prompts seen before, so that a second question on the same picture starts behind it.
+
+A snapshot is taken after the last picture or sound of a prompt and at its end. It costs no computation: a cache layer of
+Transformers never writes into a tensor, it makes a new one, so holding on to the old one is enough.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.prompt import Feature
+
+__all__ = ["PrefixCache", "keep_all", "keep_window", "rewound", "size_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Snapshot:
+    ids: np.ndarray
+    media: tuple[tuple[int, int, str], ...]
+    cache: Any
+    bytes: int
+
+
+class PrefixCache:
+    """The last few snapshots, oldest dropped first.
+
+    Args:
+        most_bytes: What all snapshots together may hold.
+    """
+
+    def __init__(self, most_bytes: int = 1 << 30) -> None:
+        self.most_bytes = most_bytes
+        self._kept: list[_Snapshot] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """What the snapshots hold."""
+        return sum(s.bytes for s in self._kept)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def longest(self, ids: np.ndarray, features: Sequence[Feature]) -> tuple[int, Any]:
+        """The longest snapshot that a prompt begins with, leaving at least one token to compute.
+
+        Args:
+            ids: (T,) of the prompt.
+            features: Its media: a snapshot fits only if content and processing of each are the same.
+
+        Returns:
+            ``(length, cache)``, the cache free to be extended; ``(0, None)`` when nothing fits.
+        """
+        best: _Snapshot | None = None
+        for snapshot in self._kept:
+            n = len(snapshot.ids)
+            if n < len(ids) and (best is None or n > len(best.ids)) and np.array_equal(snapshot.ids, ids[:n]):
+                if snapshot.media == _media(features, n):
+                    best = snapshot
+        if best is None:
+            return 0, None
+        self._kept.remove(best)
+        self._kept.append(best)  # the one used last is dropped last
+        return len(best.ids), rewound(best.cache, 0)
+
+    def add(self, ids: np.ndarray, features: Sequence[Feature], cache: Any) -> None:
+        """Keep a cache of exactly ``ids``; it must not be extended afterwards (hand over a copy)."""
+        media = _media(features, len(ids))
+        self._kept = [s for s in self._kept if not (np.array_equal(s.ids, ids) and s.media == media)]
+        size = size_of(cache)
+        if size > self.most_bytes:
+            return
+        self._kept.append(_Snapshot(np.array(ids), media, cache, size))
+        while self.bytes > self.most_bytes:
+            self._kept.pop(0)
+
+
+def _media(features: Sequence[Feature], n: int) -> tuple[tuple[int, int, str], ...]:
+    return tuple((f.start, f.stop, f.key) for f in features if f.start < n)
+
+
+def size_of(cache: Any) -> int:
+    """Bytes of a cache's keys and values."""
+    return sum(t.numel() * t.element_size() for layer in cache.layers if layer.is_initialized
+               for t in (layer.keys, layer.values))  # fmt: skip
+
+
+def keep_all(cache: Any) -> None:
+    """Let sliding layers keep what leaves the window until :func:`keep_window`, so that it can be rewound to."""
+    for layer in cache.layers:
+        if layer.is_sliding:
+            layer.record_past = True
+
+
+def keep_window(cache: Any) -> None:
+    """Let sliding layers drop what no later token can see."""
+    for layer in cache.layers:
+        if layer.is_sliding:
+            layer.record_past = False
+            _cut(layer, 0)
+
+
+def rewound(cache: Any, tokens: int) -> Any:
+    """A copy without the last ``tokens`` tokens, sliding layers cut to their window.
+
+    Sliding layers must still hold what the shorter sequence sees (:func:`keep_all`), unless ``tokens`` is 0.
+    """
+    out = copy.copy(cache)
+    out.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in out.layers:
+        if layer.is_sliding:
+            layer.record_past = False
+        if layer.is_initialized:
+            _cut(layer, tokens)
+    return out
+
+
+def _cut(layer: Any, tokens: int) -> None:
+    if not layer.is_initialized:
+        return
+    held = layer.keys.shape[-2]
+    stop = held - tokens
+    start = max(stop - layer.sliding_window + 1, 0) if layer.is_sliding else 0
+    if layer.is_sliding:
+        layer.cumulative_length -= tokens
+    if start or tokens:
+        # contiguous: a view would keep the whole of the longer tensor alive
+        layer.keys = layer.keys[..., start:stop, :].contiguous()
+        layer.values = layer.values[..., start:stop, :].contiguous()

@@ -1,0 +1,264 @@
+"""The traced loop: every token drawn exactly as Transformers draws it, and everything written down.
+
+It runs inside ``transformer.generate(custom_generate=…)``: logits processors, their order and the generation
+configuration are Transformers' own, so seed for seed the tokens are those of a plain ``generate`` on the mask-corrected
+model. The forward passes are called without the bookkeeping of ``generate``, which on a small model is most of the time.
+
+The pass over the prompt starts behind the longest prefix the :class:`~workbench.cache.PrefixCache` knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from workbench import masks
+from workbench.cache import PrefixCache, keep_all, keep_window, rewound
+from workbench.errors import ModelError
+from workbench.prompt import Request
+from workbench.recording import Recorder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Engine", "Plain", "Run", "generate"]
+
+
+@dataclass(eq=False)
+class Run:
+    """One run's state, as its strategy (plain or drafted) sees it.
+
+    Attributes:
+        ids: Prompt and answer so far.
+        cache: Keys and values of all ``ids`` but the last.
+        hidden: (1, hidden size) last hidden state of the row that predicted the next token.
+    """
+
+    request: Request
+    recorder: Recorder
+    processors: Any
+    stops: frozenset[int]
+    room: int
+    sample: bool
+    generator: torch.Generator | None
+    stopped: Callable[[], bool]
+    forced: list[int]
+    ids: torch.Tensor
+    cache: Any = None
+    hidden: Any = None
+    cached: int = 0
+    prefill_s: float = 0.0
+    finish: str = ""
+    generated: list[int] = field(default_factory=list)
+
+    def draw(self, logits: torch.Tensor, source: str, round_: int = -1) -> tuple[int, Any]:
+        """Choose the next token from one row of logits, in order, as ``generate`` would; does not emit it.
+
+        Args:
+            logits: (1, V) float32, the model's own.
+
+        Returns:
+            The token, and the processed logits (1, V) it was drawn from.
+        """
+        import torch
+
+        scores = self.processors(self.ids, logits)
+        if self.forced:
+            return self.forced.pop(0), scores
+        if self.sample:
+            probabilities = torch.softmax(scores, dim=-1)
+            return int(torch.multinomial(probabilities, 1, generator=self.generator)), scores
+        return int(scores.argmax(dim=-1)), scores
+
+    def emit(self, token: int, logits: torch.Tensor, scores: torch.Tensor, source: str, round_: int = -1) -> bool:
+        """Write a token down. Returns whether the run ends with it."""
+        import torch
+
+        self.generated.append(token)
+        self.ids = torch.cat([self.ids, torch.tensor([[token]], device=self.ids.device)], dim=1)
+        self.recorder.add(token, logits, scores, source, round_)
+        if token in self.stops and not self.forced:
+            self.finish = "stop_token"
+        elif len(self.generated) >= self.room:
+            self.finish = "max_new_tokens"
+        elif self.stopped():
+            self.finish = "stopped"
+        return bool(self.finish)
+
+
+class Engine:
+    """Forward passes of one Transformers model: over a prompt, and over the next rows.
+
+    Args:
+        transformer: A Gemma 4 ``…ForConditionalGeneration``, masks corrected.
+        prefixes: Where to look for and keep prompts.
+    """
+
+    def __init__(self, transformer: Any, prefixes: PrefixCache) -> None:
+        self.transformer = transformer
+        self.prefixes = prefixes
+        text = transformer.config.get_text_config()
+        self.window = int(text.sliding_window or 0)
+        self.cap = text.final_logit_softcapping
+        self.bidirectional = masks.is_corrected(transformer)
+        # Straight to the decoder where nothing but embeddings and layers lies between; other members of the family
+        # have inputs per layer, which their own forward prepares.
+        self.direct = transformer.config.model_type == "gemma4_unified"
+        self._open = {"full_attention": None, "sliding_attention": None}
+
+    def prefill(self, run: Run) -> torch.Tensor:
+        """The pass over the prompt, from behind the longest known prefix on.
+
+        Returns:
+            (1, V) float32 logits of the first generated token; ``run.cache`` and ``run.hidden`` are set.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        began = time.perf_counter()
+        request, device = run.request, self.transformer.device
+        ids = request.prompt.ids
+        T = len(ids)
+        start, cache = self.prefixes.longest(ids, request.features)
+        if cache is None:
+            cache = DynamicCache(config=self.transformer.config.get_text_config())
+        # what leaves the window is kept during this one pass, for the snapshot behind the media
+        media_end = max((f.stop + 1 for f in request.features), default=0)
+        if start < media_end < T:
+            keep_all(cache)
+        rows = self._rows(
+            request.ids[:, start:].to(device),
+            start,
+            cache,
+            masks.build(request.type_ids.to(device), self.window, start=start, bidirectional=self.bidirectional),
+            {k: v.to(device) for k, v in request.media_inputs(start).items()},
+            request.type_ids[:, start:].to(device),
+        )
+        if start < media_end < T:
+            self.prefixes.add(ids[:media_end], request.features, rewound(cache, T - media_end))
+            keep_window(cache)
+        self.prefixes.add(ids, request.features, rewound(cache, 0))
+        run.cache, run.hidden, run.cached = cache, rows[:, -1], start
+        logits = self.logits(rows[:, -1])
+        if not bool(torch.isfinite(logits).all()):
+            self._say_where(rows)
+        run.prefill_s = time.perf_counter() - began
+        return logits
+
+    def step(self, token: int, position: int, cache: Any) -> torch.Tensor:
+        """One token after the cache. Returns its last hidden state, (1, hidden size)."""
+        import torch
+
+        ids = torch.tensor([[token]], device=self.transformer.device)
+        return self._rows(ids, position, cache, self._open, {}, None)[:, -1]
+
+    def rows(self, tokens: list[int], start: int, cache: Any) -> torch.Tensor:
+        """Several tokens after the cache at once. Returns their last hidden states, (rows, hidden size)."""
+        import torch
+
+        device = self.transformer.device
+        types = torch.zeros((1, start + len(tokens)), dtype=torch.long, device=device)
+        mask = masks.build(types, self.window, start=start, bidirectional=False)
+        return self._rows(torch.tensor([tokens], device=device), start, cache, mask, {}, None)[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, hidden size) last hidden states to (n, V) float32 logits, soft-capped."""
+        import torch
+
+        out = self.transformer.lm_head(hidden)
+        if self.cap is not None:  # in the model's own type and order of operations, as its forward does
+            out = torch.tanh(out / self.cap) * self.cap
+        return out.float()
+
+    def _rows(
+        self, ids: Any, start: int, cache: Any, mask: dict[str, Any], media: dict[str, Any], types: Any
+    ) -> torch.Tensor:
+        import torch
+
+        positions = torch.arange(start, start + ids.shape[1], device=ids.device)[None]
+        given = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache, "use_cache": True}
+        if self.direct and not media:
+            return self.transformer.model.language_model(input_ids=ids, **given).last_hidden_state
+        return self.transformer.model(input_ids=ids, mm_token_type_ids=types, **given, **media).last_hidden_state
+
+    def _say_where(self, rows: torch.Tensor) -> None:
+        raise ModelError(
+            "The model's logits are not finite (NaN or infinity)"
+            + (", and neither is its last hidden state" if not bool(rows.isfinite().all()) else "")
+            + ". Its weights may be damaged, or 16-bit floating point is too narrow for it: load it with another "
+            "quantization=, or run `workbench doctor`."
+        )
+
+
+class Plain:
+    """One token after another."""
+
+    def __call__(self, engine: Engine, run: Run, logits: torch.Tensor) -> None:
+        """Go on from the prompt's logits until something ends the run."""
+        position = run.ids.shape[1]
+        source = "forced" if run.forced else "plain"
+        token, scores = run.draw(logits, source)
+        while not run.emit(token, logits, scores, source):
+            run.hidden = engine.step(token, position, run.cache)
+            position += 1
+            logits = engine.logits(run.hidden)
+            source = "forced" if run.forced else "plain"
+            token, scores = run.draw(logits, source)
+
+
+def generate(
+    engine: Engine,
+    request: Request,
+    config: Any,
+    strategy: Any,
+    recorder: Recorder,
+    *,
+    seed: int | None,
+    stopped: Callable[[], bool],
+    room: int,
+    forced: list[int] | None = None,
+) -> Run:
+    """Run a request to its end, through Transformers' ``generate``.
+
+    Args:
+        config: A complete ``GenerationConfig``.
+        strategy: :class:`Plain`, or drafting's.
+        recorder: Takes every token; its callback may raise, which ends the run.
+        seed: For sampling; the draws are those of ``torch.manual_seed(seed)`` before a plain ``generate``.
+        stopped: Asked between two tokens.
+        room: Tokens that may be generated.
+        forced: Tokens the answer must begin with.
+    """
+    import torch
+
+    runs: list[Run] = []
+
+    def loop(model: Any, input_ids: torch.Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Any:
+        generator = None
+        if generation_config.do_sample:
+            generator = torch.Generator(device=input_ids.device)
+            generator.manual_seed(int(seed or 0))
+        ends = generation_config._eos_token_tensor  # noqa: SLF001 (Transformers' own prepared list)
+        run = Run(
+            request=request, recorder=recorder, processors=logits_processor,
+            stops=frozenset(() if ends is None else ends.tolist()), room=room,
+            sample=generation_config.do_sample, generator=generator, stopped=stopped, forced=list(forced or ()),
+            ids=input_ids,
+        )  # fmt: skip
+        runs.append(run)
+        if stopped():
+            run.finish = "stopped"
+            return input_ids
+        logits = engine.prefill(run)
+        strategy(engine, run, logits)
+        return run.ids
+
+    with torch.inference_mode():
+        ids = request.ids.to(engine.transformer.device)
+        engine.transformer.generate(
+            ids, attention_mask=torch.ones_like(ids), generation_config=config, custom_generate=loop
+        )
+    recorder.flush()
+    return runs[0]

@@ -1,0 +1,286 @@
+"""Load a model once per kernel: the same arguments give the same object, from any thread, after any reload."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import threading
+import types
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from workbench import masks
+from workbench.catalog import Entry, find
+from workbench.errors import DoesNotFit, Incompatible, ModelError
+from workbench.model import LoadedModel
+from workbench.trace import ModelInfo
+
+__all__ = ["check_versions", "load", "loaded", "unload"]
+
+_HASH_WHOLE = 256 << 20  # bytes; larger weights are hashed by header and samples
+REFUSED = "transformers 5.20.2 to 5.22.x work; 5.18 and 5.19 fail to draft, 5.23.0 cannot build the drafter"
+
+
+def _registry() -> types.ModuleType:
+    """Where this kernel's models are held: in a module of its own, which no ``importlib.reload`` empties."""
+    name = "_gemma_workbench_registry"
+    made = sys.modules.get(name)
+    if made is None:
+        made = types.ModuleType(name)
+        made.__dict__.update(models={}, lock=threading.RLock())
+        made = sys.modules.setdefault(name, made)
+    return made
+
+
+def load(
+    name: str | os.PathLike = "pocket",
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
+    quantization: str | None = None,
+    device: str | None = None,
+    drafter: str | bool | None = None,
+    context: int | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> LoadedModel:
+    """Load a model, once: a second call with equal arguments returns the same object at once.
+
+    Args:
+        name: ``pocket`` (embedded, nothing is fetched), a name of ``workbench.catalog``, a folder, or a hub id.
+        variant: Another hub id or folder to take the weights of ``name`` from.
+        revision: Of a hub id: branch, tag or commit.
+        quantization: None or "none": weights as they are stored. Others come with a later version.
+        device: ``cpu``, ``cuda``, ``mps`` …; None takes what is there (pocket: always the CPU, where it is quick).
+        drafter: None or False; drafters come with a later version.
+        context: Tokens that prompt and answer may fill together; None is the model's own limit.
+        force: Load although the weights are larger than the free memory.
+        progress: Print the line that pins what was loaded, and a bar for long steps.
+
+    Raises:
+        ModelError: An unknown name, or a folder that cannot be loaded.
+        DoesNotFit: Not enough memory; says how much is missing.
+        Incompatible: A release of Transformers or torch that does not work.
+    """
+    entry = find(variant if variant is not None else name)
+    if quantization not in (None, "none"):
+        raise ModelError(f"quantization={quantization!r} is not known to this version; expected None.")
+    if drafter not in (None, False):
+        raise ModelError(f"drafter={drafter!r}: this version has no drafting yet; expected None.")
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
+        raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
+    check_versions()
+    where = _device(device, entry)
+    key = (entry.source, revision, where, context)
+    held = _registry()
+    with held.lock:
+        if key not in held.models:
+            held.models[key] = _load(entry, revision, where, context, force, progress)
+        return held.models[key]
+
+
+def loaded() -> dict[str, LoadedModel]:
+    """What this kernel holds, by name; a second load of one name with other arguments gets ``name #2``."""
+    held = _registry()
+    out: dict[str, LoadedModel] = {}
+    with held.lock:
+        for model in held.models.values():
+            name, n = model.name, 1
+            while name in out:
+                n += 1
+                name = f"{model.name} #{n}"
+            out[name] = model
+    return out
+
+
+def unload(name: str | None = None) -> None:
+    """Let go of a model's memory, or of all.
+
+    Args:
+        name: As :func:`loaded` lists it; None is every model. A run in progress is waited for.
+
+    Raises:
+        ModelError: No model of this name is loaded.
+    """
+    held = _registry()
+    with held.lock:
+        have = loaded()
+        if name is not None and name not in have:
+            raise ModelError(f"{name!r} is not loaded; loaded: {', '.join(have) or 'nothing'}.")
+        gone = [model for n, model in have.items() if name in (None, n)]
+        held.models = {k: m for k, m in held.models.items() if not any(m is g for g in gone)}
+    for model in gone:
+        model._close()  # noqa: SLF001 (the registry is the model's owner)
+
+
+def check_versions() -> None:
+    """Refuse releases that are known to be wrong.
+
+    Raises:
+        ModelError: torch or Transformers is not installed.
+        Incompatible: A release that does not work.
+    """
+    try:
+        version = metadata.version("transformers")
+        for needed in ("torch", "torchvision"):
+            metadata.version(needed)
+    except metadata.PackageNotFoundError as missing:
+        raise ModelError(
+            f"{missing.name} is not installed. Traces can be opened without it; to load a model: "
+            'pip install "gemma-workbench[model]"'
+        ) from None
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if numbers < (5, 20, 2) or numbers == (5, 23, 0):
+        raise Incompatible(
+            f"transformers {version} does not work with this model ({REFUSED}): "
+            'pip install "transformers>=5.20.2,<5.23"'
+        )
+
+
+def _device(asked: str | None, entry: Entry) -> str:
+    import torch
+
+    if asked is None:
+        if entry.name == "pocket":
+            return "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError:
+        raise ModelError(f"device={asked!r} is not a device that torch knows; try cpu, cuda or mps.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        raise ModelError(f"device={asked!r} is not there: `workbench doctor` says what is. Pass device='cpu'.")
+    return str(torch.device(asked))
+
+
+def _load(
+    entry: Entry, revision: str | None, device: str, context: int | None, force: bool, progress: bool
+) -> LoadedModel:
+    import torch
+    import transformers
+    from transformers.utils import logging as bars
+
+    folder = Path(entry.source) if entry.local else _fetch(entry, revision)
+    dtype = torch.float32 if entry.name == "pocket" else "auto"
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    if not size:
+        raise ModelError(f"{folder} holds no *.safetensors: the weights of {entry.name} are missing.")
+    free = _free_memory()
+    if not force and device == "cpu" and free is not None and size * 1.1 > free:
+        raise DoesNotFit(
+            f"{entry.name} has {size / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB of memory are free. Close programs to "
+            f"free {(size * 1.1 - free) / 1e9:.1f} GB, take a smaller member, or pass force=True."
+        )
+    quiet = not progress or entry.name == "pocket"
+    had_bars = bars.is_progress_bar_enabled()
+    if quiet:
+        bars.disable_progress_bar()
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        transformer, report = transformers.AutoModelForMultimodalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{entry.name} could not be loaded from {folder}: {error}") from error
+    finally:
+        if had_bars:
+            bars.enable_progress_bar()
+    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
+    if wrong:
+        raise ModelError(f"The weights of {entry.name} do not match its configuration: {wrong}")
+    transformer = transformer.eval().to(device)
+    for parameter in transformer.parameters():
+        parameter.requires_grad_(False)
+    info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
+    if context is not None and context > info.context:
+        raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
+    model = LoadedModel(transformer, processor, info, context=context)
+    if progress:
+        more = "".join(f", {k}={v!r}" for k, v in (("revision", revision), ("context", context)) if v is not None)
+        millions = sum(p.numel() for p in transformer.parameters()) / 1e6
+        print(  # noqa: T201 (the line that pins what was chosen)
+            f"workbench.load({entry.name!r}, device={device!r}{more})  # {millions:,.1f} M parameters, {info.dtype}, "
+            f"weights {info.weights_hash[:12]}"
+        )
+    return model
+
+
+def _fetch(entry: Entry, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(entry.source, revision=revision))
+    except RepositoryNotFoundError:
+        raise ModelError(f"The hub has no model {entry.source!r}, or it is closed to you: log in with `hf auth login`.") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{entry.name} ({entry.source}, about {entry.gigabytes:g} GB) is not on this disk and could not be fetched: "
+            f"{error}"
+        ) from error
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that can be used without swapping; None where the system does not say."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def _info(
+    entry: Entry, revision: str | None, folder: Path, transformer: Any, processor: Any, device: str, corrected: bool
+) -> ModelInfo:
+    text = transformer.config.get_text_config()
+    vocabulary = processor.tokenizer.get_vocab()
+    ordered = "\0".join(f"{piece}\0{i}" for piece, i in sorted(vocabulary.items(), key=lambda item: item[1]))
+    versions: Mapping[str, str] = {
+        "python": platform.python_version(),
+        **{p: metadata.version(p) for p in ("torch", "transformers", "tokenizers", "numpy")},
+    }
+    return ModelInfo(
+        name=entry.name,
+        variant=entry.name if entry.local else entry.source,
+        revision=revision or ("embedded" if entry.name == "pocket" else "local" if entry.local else folder.name),
+        weights_hash=_weights_hash(folder),
+        quantization="none",
+        dtype=str(transformer.dtype).removeprefix("torch."),
+        device=device,
+        attention=str(transformer.config._attn_implementation),  # noqa: SLF001 (there is no public name)
+        mask_correction=corrected,
+        chat_template_hash=hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
+        vocab_hash=hashlib.sha256(ordered.encode()).hexdigest(),
+        layers=tuple("sliding" if kind == "sliding_attention" else "full" for kind in text.layer_types),
+        window=text.sliding_window,
+        context=int(text.max_position_embeddings),
+        versions=versions,
+    )
+
+
+def _weights_hash(folder: Path) -> str:
+    """SHA-256 of the weights: of all bytes, or, above 256 MB, of sizes, headers and 1,024 samples of each file."""
+    files = sorted(folder.glob("*.safetensors"))
+    whole = sum(f.stat().st_size for f in files) <= _HASH_WHOLE
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if whole:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            else:
+                digest.update(file.read(1 << 20))
+                for k in range(1024):
+                    file.seek(size * k // 1024)
+                    digest.update(file.read(4096))
+    return digest.hexdigest() if whole else f"sampled-{digest.hexdigest()}"

@@ -1,0 +1,477 @@
+"""A conversation with its media to token ids, segments and model inputs, through the model's own processor.
+
+    messages ──► chat template ──► placeholders widened ──► ids ──► segments (which token is which patch, frame, word)
+
+Two things are done that the processor alone does not do. Control tokens that somebody typed stay text: ``<turn|>`` in a
+question would otherwise end the turn, and ``<|audio|>`` would ask for a sound that is not there. And the features of a
+picture or sound are kept, so that a second question on it does not process it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.errors import PromptError
+from workbench.media import Audio, Image, load_audio, load_image
+from workbench.trace import Prompt, Segment, Trace
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "conversation"]
+
+IMAGE_TOKENS = (70, 140, 280, 560, 1120)
+"""Budgets of soft tokens an image that the image processor takes."""
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "model": "model", "assistant": "model",
+          "tool": "tool"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Checked turns, media taken out: ``{"type": "image", "index": 0}`` points into ``images``."""
+
+    messages: tuple[dict[str, Any], ...]
+    images: tuple[Image, ...]
+    audio: tuple[Audio, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """What the processor made of one picture or sound.
+
+    Attributes:
+        kind: ``image`` or ``audio``.
+        start, stop: Positions of its soft tokens.
+        values: (n, 6912) float32 patches or (n, 640) float32 frames; n = stop - start.
+        xy: (n, 2) int64 column and row of each patch; None for sounds.
+        key: A hash of the content and of how it was processed.
+    """
+
+    kind: str
+    start: int
+    stop: int
+    values: torch.Tensor
+    xy: torch.Tensor | None
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """All that a forward pass needs: ``ids`` and ``type_ids`` are (1, T) int64; types 0 text, 1 image, 2 video, 3
+    audio."""
+
+    prompt: Prompt
+    ids: torch.Tensor
+    type_ids: torch.Tensor
+    features: tuple[Feature, ...]
+    images: tuple[Image, ...]
+    audio: tuple[Audio, ...]
+
+    def media_inputs(self, start: int = 0) -> dict[str, torch.Tensor]:
+        """The model's media arguments for the soft tokens from position ``start`` on; media before it are left out."""
+        import torch
+
+        out: dict[str, torch.Tensor] = {}
+        chosen = [f for f in self.features if f.start >= start]
+        pictures = [f for f in chosen if f.kind == "image"]
+        if pictures:
+            most = max(len(f.values) for f in pictures)
+            pad = torch.nn.functional.pad
+            out["pixel_values"] = torch.stack([pad(f.values, (0, 0, 0, most - len(f.values))) for f in pictures])
+            out["image_position_ids"] = torch.stack(
+                [pad(f.xy, (0, 0, 0, most - len(f.values)), value=-1) for f in pictures]
+            )
+        sounds = [f.values for f in chosen if f.kind == "audio"]
+        if sounds:
+            out["input_features"] = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+            lengths = torch.tensor([len(s) for s in sounds])
+            out["input_features_mask"] = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        return out
+
+
+def conversation(
+    question: str | None,
+    *,
+    images: Iterable[Any] = (),
+    audio: Iterable[Any] = (),
+    system: str | None = None,
+    history: Trace | Sequence[Mapping[str, Any]] | None = None,
+) -> Conversation:
+    """Check and load everything that was passed, before any model is touched.
+
+    Args:
+        question: The user's words; None when ``history`` ends with the turn to be answered (scoring, branching).
+        images, audio: For this turn; anything ``load_image`` and ``load_audio`` take. They stand before the words.
+        system: The system turn.
+        history: Earlier turns: a Trace (its conversation and its answer), or messages
+            ``{"role": "user" | "model", "content": text or parts}``, a part being ``{"type": "text", "text": …}``,
+            ``{"type": "image", "image": source}`` or ``{"type": "audio", "audio": source}``.
+
+    Raises:
+        PromptError: An empty question, a turn of unknown role or kind.
+        MediaError: A picture or sound that cannot be used.
+    """
+    pictures: list[Image] = []
+    sounds: list[Audio] = []
+    turns = _history(history, pictures, sounds)
+    if system is not None:
+        if not isinstance(system, str) or not system.strip():
+            raise PromptError(f"system={system!r}: expected text, or None for no system turn.")
+        if turns and turns[0]["role"] == "system":
+            raise PromptError("Both system= and a system turn in history= were given: pass one of them.")
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    if question is not None:
+        if not isinstance(question, str):
+            raise PromptError(f"The question is {type(question).__name__}; expected text.")
+        if not question.strip():
+            raise PromptError("The question is empty: say what you want to know.")
+        parts: list[dict[str, Any]] = []
+        for source in _listed(images, "images"):
+            parts.append({"type": "image", "index": len(pictures)})
+            pictures.append(load_image(source))
+        for source in _listed(audio, "audio"):
+            parts.append({"type": "audio", "index": len(sounds)})
+            sounds.append(load_audio(source))
+        turns.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
+    return Conversation(tuple(turns), tuple(pictures), tuple(sounds))
+
+
+def _listed(sources: Any, name: str) -> list[Any]:
+    """One source where a list is wanted is a slip that would otherwise be read letter by letter."""
+    if sources is None:
+        return []
+    if isinstance(sources, (str, bytes, bytearray, memoryview, np.ndarray, Image, Audio)) or hasattr(sources, "read"):
+        return [sources]
+    if name == "audio" and isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], (int, float)):
+        return [sources]  # (samples, rate)
+    if not isinstance(sources, Iterable):
+        return [sources]  # a Path or PIL image; anything else is refused by name when it is loaded
+    return list(sources)
+
+
+def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[dict[str, Any]]:
+    if history is None:
+        return []
+    if isinstance(history, Trace):
+        pictures.extend(history.images)
+        sounds.extend(history.audio)
+        turns = [dict(m) for m in history.prompt.messages]
+        return [*turns, {"role": "model", "content": [{"type": "text", "text": history.text}]}]
+    if isinstance(history, (str, Mapping)) or not isinstance(history, Iterable):
+        raise PromptError(f"history is {type(history).__name__}; expected a list of messages, or a Trace.")
+    turns = []
+    for k, message in enumerate(history):
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise PromptError(f'history[{k}] is {message!r}; expected {{"role": …, "content": …}}.')
+        role = _ROLES.get(message["role"])
+        if role is None:
+            raise PromptError(f"history[{k}] has role {message['role']!r}; expected user, model, system or tool.")
+        if role == "system" and k:
+            raise PromptError(f"history[{k}] is a system turn; only the first turn may be one.")
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if isinstance(parts, Mapping) or not isinstance(parts, Iterable):
+            raise PromptError(f"history[{k}] has content {content!r}; expected text or a list of parts.")
+        more = {name: message[name] for name in ("name", "tool_calls") if name in message}
+        turns.append(
+            {"role": role, "content": [_part(p, f"history[{k}]", pictures, sounds) for p in parts], **more}
+        )
+    return turns
+
+
+def _part(part: Any, where: str, pictures: list[Image], sounds: list[Audio]) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return {"type": "text", "text": part["text"]}
+    if kind == "image" and "image" in part:
+        pictures.append(load_image(part["image"]))
+        return {"type": "image", "index": len(pictures) - 1}
+    if kind == "audio" and "audio" in part:
+        sounds.append(load_audio(part["audio"]))
+        return {"type": "audio", "index": len(sounds) - 1}
+    raise PromptError(
+        f"{where} has a part {part!r}; expected {{'type': 'text', 'text': …}}, {{'type': 'image', 'image': …}} or "
+        "{'type': 'audio', 'audio': …}."
+    )
+
+
+class Prompter:
+    """A processor, with memory for the features of the last pictures and sounds.
+
+    Args:
+        processor: The model's own, as ``AutoProcessor`` gives it.
+        keep: How many pictures and sounds to remember.
+    """
+
+    def __init__(self, processor: Any, keep: int = 16) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self._keep = keep
+        self._features: OrderedDict[str, tuple[str, Any, Any]] = OrderedDict()
+        control = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        self.control: dict[int, str] = {int(i): text for i, text in control.items()}
+        longest_first = sorted(self.control.values(), key=len, reverse=True)
+        self._is_control = re.compile("|".join(map(re.escape, longest_first)))
+        self._id_of = {text: i for i, text in self.control.items()}
+        self.media_ids = {"image": processor.image_token_id, "audio": processor.audio_token_id,
+                          "video": processor.video_token_id}  # fmt: skip
+
+    # --- pieces -----------------------------------------------------------------------------------------------------
+
+    def piece(self, token_id: int) -> str:
+        """The text of one token alone: control tokens by name, a lone byte as ``<0xE2>``."""
+        return str(self.tokenizer.convert_ids_to_tokens(int(token_id))).replace("▁", " ")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; control tokens in it are text too."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, control tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    # --- building ---------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        talk: Conversation,
+        *,
+        image_tokens: int | None = None,
+        thinking: bool = False,
+        tools: Sequence[Any] = (),
+        generate: bool = True,
+    ) -> Request:
+        """Token ids, segments and features of a conversation.
+
+        Args:
+            talk: From :func:`conversation`.
+            image_tokens: At most so many soft tokens an image, one of :data:`IMAGE_TOKENS`; None takes the processor's.
+            thinking: Put the thinking token at the head of the system turn.
+            tools: JSON schemas or functions, as the chat template takes them.
+            generate: End with the opening of the model's turn.
+
+        Raises:
+            PromptError: A budget that does not exist.
+        """
+        import torch
+
+        if image_tokens is not None and (isinstance(image_tokens, bool) or image_tokens not in IMAGE_TOKENS):
+            raise PromptError(f"image_tokens={image_tokens!r}: expected one of {', '.join(map(str, IMAGE_TOKENS))}.")
+        made = {
+            "image": [self._picture(image, image_tokens) for image in talk.images],
+            "audio": [self._sound(sound) for sound in talk.audio],
+        }
+        messages, restore = self._neutral(talk.messages)
+        text = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking,
+            tools=list(tools) or None,
+        )  # fmt: skip
+        texts, _ = self.processor.get_text_with_replacements(
+            [text],
+            images_replacements=[words for words, _, _ in made["image"]],
+            audio_replacements=[words for words, _, _ in made["audio"]],
+        )
+        ids = self._ids(texts[0], restore)
+        types = np.zeros(len(ids), dtype=np.int64)
+        for kind, value in (("image", 1), ("video", 2), ("audio", 3)):
+            types[ids == self.media_ids[kind]] = value
+        frame_ms = float(self.processor.audio_ms_per_token)
+        places = {
+            "image": [_on_picture(im, xy) for im, (_, (_, xy), _) in zip(talk.images, made["image"], strict=True)],
+            "audio": [_in_time(s, len(v), frame_ms) for s, (_, (v, _), _) in zip(talk.audio, made["audio"], strict=True)],
+        }
+        segments = self.segments(ids, places)
+        features = []
+        for segment in segments:
+            if segment.media is not None:
+                _, (values, xy), key = made[segment.kind][segment.media]
+                if len(values) != len(segment):
+                    raise PromptError(
+                        f"{segment.kind} {segment.media} has {len(values)} features but {len(segment)} places in the "
+                        "prompt. This is a fault of the processor; please report it with the picture or sound."
+                    )
+                features.append(Feature(segment.kind, segment.start, segment.stop, values, xy, key))
+        prompt = Prompt(
+            ids=_frozen(ids.astype(np.int32)),
+            pieces=tuple(self.piece(i) for i in ids),
+            segments=segments,
+            messages=talk.messages,
+        )
+        return Request(
+            prompt, torch.from_numpy(ids)[None], torch.from_numpy(types)[None], tuple(features), talk.images, talk.audio
+        )
+
+    def _ids(self, text: str, restore: Mapping[str, str]) -> np.ndarray:
+        if not restore:
+            return np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        ids: list[int] = []
+        pattern = re.compile("|".join(map(re.escape, restore)))
+        at = 0
+        for match in [*self._is_control.finditer(text), None]:
+            words = text[at : match.start()] if match else text[at:]
+            if words:
+                ids += self.encode(pattern.sub(lambda m: restore[m.group()], words))
+            if match:
+                ids.append(self._id_of[match.group()])
+                at = match.end()
+        return np.array(ids, dtype=np.int64)
+
+    def _neutral(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Messages for the template, with typed control tokens behind stand-ins that no text holds."""
+        everything = "".join(p.get("text", "") for m in messages for p in m["content"])
+        typed = sorted(set(self._is_control.findall(everything)))
+        marks = (chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in everything)
+        stand_in = dict(zip(typed, marks, strict=False))
+        if len(stand_in) < len(typed):
+            raise PromptError("The question holds every private-use character there is; take some out.")
+        out = []
+        for message in messages:
+            parts = [
+                {**p, "text": self._is_control.sub(lambda m: stand_in[m.group()], p["text"])} if "text" in p else {**p}
+                for p in message["content"]
+            ]
+            out.append({**message, "role": "assistant" if message["role"] == "model" else message["role"],
+                        "content": parts})  # fmt: skip
+        return out, {mark: text for text, mark in stand_in.items()}
+
+    # --- media ------------------------------------------------------------------------------------------------------
+
+    def _picture(self, image: Image, image_tokens: int | None) -> tuple[str, tuple[Any, Any], str]:
+        budget = image_tokens or self.processor.image_processor.max_soft_tokens
+        key = hashlib.blake2b(image.data, person=b"image%d" % budget).hexdigest()
+
+        def make() -> tuple[str, Any, Any]:
+            made = self.processor.image_processor([image.to_pil()], max_soft_tokens=budget, return_tensors="pt")
+            n = int(made["num_soft_tokens_per_image"][0])
+            return (
+                self.processor.replace_image_token(made, image_idx=0),
+                made["pixel_values"][0, :n].clone(),
+                made["image_position_ids"][0, :n].clone(),
+            )
+
+        words, values, xy = self._remember(key, make)
+        return words, (values, xy), key
+
+    def _sound(self, sound: Audio) -> tuple[str, tuple[Any, None], str]:
+        key = hashlib.blake2b(sound.data, person=b"audio").hexdigest()
+
+        def make() -> tuple[str, Any, None]:
+            made = self.processor.feature_extractor([sound.samples], return_tensors="pt")
+            n = int(made["input_features_mask"][0].sum())
+            return self.processor.replace_audio_token(made, audio_idx=0), made["input_features"][0, :n].clone(), None
+
+        words, values, _ = self._remember(key, make)
+        return words, (values, None), key
+
+    def _remember(self, key: str, make: Any) -> tuple[str, Any, Any]:
+        found = self._features.pop(key, None)
+        found = make() if found is None else found
+        self._features[key] = found
+        while len(self._features) > self._keep:
+            self._features.popitem(last=False)
+        return found
+
+    # --- segments ---------------------------------------------------------------------------------------------------
+
+    def segments(
+        self,
+        ids: np.ndarray,
+        places: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        *,
+        start: int = 0,
+        role: str | None = None,
+    ) -> tuple[Segment, ...]:
+        """Which token is what.
+
+        Args:
+            ids: (n,) token ids.
+            places: For each kind of media, where its tokens lie in picture or time (fields of Segment); none in answers.
+            start: Position of the first id.
+            role: Whose turn the first id lies in (for answers: ``model``).
+
+        Returns:
+            Segments that cover ``start`` to ``start + n``, in order.
+        """
+        kinds, roles = self._kinds(ids, role)
+        out: list[Segment] = []
+        seen = dict.fromkeys(self.media_ids, 0)
+        edges = [k for k in range(1, len(ids)) if (kinds[k], roles[k]) != (kinds[k - 1], roles[k - 1])]
+        for a, b in zip([0, *edges], [*edges, len(ids)], strict=True):
+            kind = kinds[a] if len(ids) else ""
+            if a == b:
+                continue
+            more: dict[str, Any] = {}
+            if kind in seen:
+                more = {"media": seen[kind], **(places[kind][seen[kind]] if places and kind in places else {})}
+                seen[kind] += 1
+            out.append(Segment(kind, start + a, start + b, role=roles[a], **more))
+        return tuple(out)
+
+    def _kinds(self, ids: np.ndarray, role: str | None) -> tuple[list[str], list[str | None]]:
+        name = self.control
+        spans = {"<|channel>": ("thought", "<channel|>"), "<|tool>": ("tool", "<tool|>"),
+                 "<|tool_call>": ("tool", "<tool_call|>"), "<|tool_response>": ("tool", "<tool_response|>")}  # fmt: skip
+        media = {i: kind for kind, i in self.media_ids.items()}
+        kinds: list[str] = []
+        roles: list[str | None] = []
+        inside: tuple[str, str] | None = None
+        heading: str | None = None  # the role's name as it is being read
+        after_turn = False
+        for i in ids.tolist():
+            text = name.get(i)
+            mine = role
+            if text == "<|turn>":
+                kind, heading, inside = "control", "", None
+                mine = role = None
+            elif heading is not None:
+                kind = "control"
+                heading += self.piece(i)
+                if "\n" in heading:
+                    role = _ROLES.get(heading.strip(), heading.strip())
+                    heading = None
+                mine = None
+            elif text == "<turn|>":
+                kind, inside, mine, role = "control", None, None, None
+            elif after_turn and text is None and self.piece(i) == "\n":
+                kind, mine = "control", None
+            elif i in media:
+                kind = media[i]
+            elif text in spans and inside is None:
+                inside = spans[text]
+                kind = inside[0]
+            elif inside is not None:
+                kind = inside[0]
+                if text == inside[1]:
+                    inside = None
+            else:
+                kind = "text" if text is None else "control"
+            after_turn = text == "<turn|>"
+            kinds.append(kind)
+            roles.append(mine)
+        return kinds, roles
+
+
+def _on_picture(image: Image, xy: torch.Tensor) -> dict[str, Any]:
+    """Where each patch lies on the original: the processor stretches the whole picture over the whole grid."""
+    cols, rows = (int(n) + 1 for n in xy.max(dim=0).values)
+    at = xy.numpy().astype(np.float64)
+    size = np.array([image.width / cols, image.height / rows])
+    return {"rows": rows, "cols": cols, "boxes": _frozen(np.hstack([at * size, (at + 1) * size]).astype(np.float32))}
+
+
+def _in_time(sound: Audio, n: int, frame_ms: float) -> dict[str, Any]:
+    starts = np.arange(n) * frame_ms
+    return {"start_ms": _frozen(starts), "end_ms": _frozen(np.minimum(starts + frame_ms, sound.duration_ms))}
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.setflags(write=False)
+    return array
