@@ -9,6 +9,7 @@ The pass over the prompt starts behind the longest prefix the :class:`~workbench
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,6 +209,19 @@ class Plain:
             token, scores = run.draw(logits, source)
 
 
+def _chain(processors: Any) -> Callable[[Any, Any], Any]:
+    """Transformers' logits processors in their order, without its look at each one's signature at every token."""
+    if any(len(inspect.signature(p.__call__).parameters) > 2 for p in processors):
+        return processors  # the list itself says what such a processor lacks
+
+    def run(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for processor in processors:
+            scores = processor(ids, scores)
+        return scores
+
+    return run
+
+
 def generate(
     engine: Engine,
     request: Request,
@@ -242,7 +256,7 @@ def generate(
             generator.manual_seed(int(seed or 0))
         ends = generation_config._eos_token_tensor  # noqa: SLF001 (Transformers' own prepared list)
         run = Run(
-            request=request, recorder=recorder, processors=logits_processor,
+            request=request, recorder=recorder, processors=_chain(logits_processor),
             stops=frozenset(() if ends is None else ends.tolist()), room=room,
             sample=generation_config.do_sample, generator=generator, stopped=stopped, forced=list(forced or ()),
             ids=input_ids,
