@@ -10,18 +10,20 @@ too. Ours always start with no picture or prefix remembered, except where the ro
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+import workbench
 from benchmarks import shapes
-from benchmarks.measure import Row, arguments, finish, pairs
+from benchmarks.measure import Row, arguments, clock, finish, pairs
 from workbench.model import LoadedModel
 from workbench.trace import Trace
 
@@ -80,7 +82,7 @@ class Stamps:
 
     def put(self, _: Any) -> None:
         """Called with the prompt, then with each token."""
-        self.times.append(perf_counter())
+        self.times.append(time.perf_counter())
 
     def end(self) -> None:
         """Called at the end."""
@@ -103,9 +105,9 @@ class Contest:
     def run_ours(self) -> float:
         """One traced run; seconds."""
         model = forgetful(self.model)
-        began = perf_counter()
+        began = time.perf_counter()
         trace = ask(model, QUESTION, self.png, self.samples, max_new_tokens=self.tokens, **self.how)
-        took = perf_counter() - began
+        took = time.perf_counter() - began
         self._same("ours", [*trace.prompt.ids.tolist(), *trace.tokens.token_id.tolist()])
         # the trace is put together after the loop: that belongs to "prompt ready" as well
         self.ours.append((took, took - trace.timing.prepare_s, trace.timing.decode_s))
@@ -121,7 +123,7 @@ class Contest:
         chosen = {"do_sample": True, "temperature": heat, **how} if heat else {"do_sample": False}
         content = [{"type": "image"}, {"type": "audio"}, {"type": "text", "text": QUESTION}]
         stamps = Stamps()
-        began = perf_counter()
+        began = time.perf_counter()
         image = Image.open(io.BytesIO(self.png)).convert("RGB")
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -129,10 +131,10 @@ class Contest:
         inputs = processor(
             text=text, images=[image], audio=[self.samples], return_tensors="pt", add_special_tokens=False
         )
-        ready = perf_counter()
+        ready = time.perf_counter()
         torch.manual_seed(seed)
         out = self.model.transformer.generate(**inputs, **chosen, max_new_tokens=self.tokens, streamer=stamps)
-        ended = perf_counter()
+        ended = time.perf_counter()
         self._same("theirs", out[0].tolist())
         self.theirs.append((ended - began, ended - ready, stamps.times[-1] - stamps.times[1]))
         return ended - began
@@ -181,9 +183,9 @@ def recording(model: LoadedModel, name: str, *, tokens: int, repeats: int, warm_
     def run(**how: Any) -> float:
         fresh = forgetful(model)
         with endless(fresh):
-            began = perf_counter()
+            began = time.perf_counter()
             trace = ask(fresh, QUESTION, png, max_new_tokens=tokens, **GREEDY, **how)
-            took = perf_counter() - began
+            took = time.perf_counter() - began
         said.add(tuple(trace.tokens.token_id.tolist()))
         return took
 
@@ -224,23 +226,30 @@ def follow_up(model: LoadedModel, name: str, *, repeats: int, warm_up: int) -> l
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
-    import workbench
-
     parser = arguments(__doc__, repeats=15)
     parser.add_argument("--shapes", nargs="+", default=["pocket", "300M"], choices=["pocket", *shapes.SHAPES])
     parser.add_argument("--tokens", type=int, help="to generate (default: 64 on pocket, 24 on others)")
+    parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: one thread, its seconds of CPU")
     args = parser.parse_args(argv)
     rows: list[Row] = []
-    for name in args.shapes:
-        model = workbench.load(progress=False) if name == "pocket" else shapes.build(name)
-        # a pass of a larger shape takes seconds, and varies less
-        repeats = 1 if args.quick else args.repeats if name == "pocket" else max(args.repeats // 2, 1)
-        much = {"repeats": repeats, "warm_up": 0 if args.quick else 1}
-        tokens = args.tokens or (6 if args.quick else 64 if name == "pocket" else 24)
-        rows += against_generate(model, name, tokens=tokens, **much)
-        rows += recording(model, name, tokens=tokens, **much)
-        rows += follow_up(model, name, **much)
-    return finish(rows, args)
+    with clock(cpu=args.cpu_time):
+        for name in args.shapes:
+            rows += measured(name, args)
+        return finish(rows, args)
+
+
+def measured(name: str, args: argparse.Namespace) -> list[Row]:
+    """All rows of one shape."""
+    model = workbench.load(progress=False) if name == "pocket" else shapes.build(name)
+    # a pass of a larger shape takes seconds, and varies less
+    repeats = 1 if args.quick else args.repeats if name == "pocket" else max(args.repeats // 2, 1)
+    much = {"repeats": repeats, "warm_up": 0 if args.quick else 1}
+    tokens = args.tokens or (6 if args.quick else 64 if name == "pocket" else 24)
+    return [
+        *against_generate(model, name, tokens=tokens, **much),
+        *recording(model, name, tokens=tokens, **much),
+        *follow_up(model, name, **much),
+    ]
 
 
 if __name__ == "__main__":

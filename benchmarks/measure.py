@@ -8,6 +8,7 @@ interval of that median by order statistics (its range, below six pairs).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import gc
 import json
@@ -16,13 +17,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "arguments", "finish", "interval", "machine", "pairs", "table", "timed"]
+__all__ = ["Row", "arguments", "clock", "finish", "interval", "machine", "pairs", "table"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,6 @@ class Row:
         }  # fmt: skip
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
 def pairs(
     ours: Callable[[], float], theirs: Callable[[], float], *, repeats: int, warm_up: int = 1
 ) -> tuple[list[float], list[float]]:
@@ -92,6 +86,27 @@ def pairs(
             if k >= 0:
                 into.append(seconds)
     return a, b
+
+
+@contextlib.contextmanager
+def clock(*, cpu: bool) -> Iterator[None]:
+    """With ``cpu``, ``time.perf_counter`` counts this process's seconds of CPU instead, and torch has one thread.
+
+    For a machine that others keep busy: being set aside does not count. Caches and memory are shared all the same.
+    """
+    import torch
+
+    if not cpu:
+        yield
+        return
+    before, threads = time.perf_counter, torch.get_num_threads()
+    time.perf_counter = time.process_time
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        time.perf_counter = before
+        torch.set_num_threads(threads)
 
 
 def interval(numbers: Sequence[float]) -> tuple[float, float]:
@@ -116,6 +131,7 @@ def machine() -> dict[str, Any]:
         pass
     return {
         "cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "clock": "CPU" if time.perf_counter is time.process_time else "wall",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(), "torch": torch.__version__,
         "transformers": metadata.version("transformers"),

@@ -37,10 +37,10 @@ def test_load(tmp_path, capsys):
     assert rows[3]["same"]
 
 
-@pytest.mark.parametrize("name", ["pocket", "tiny"])
-def test_decode(tmp_path, capsys, monkeypatch, name):
+@pytest.mark.parametrize(("name", "more"), [("pocket", []), ("tiny", ["--cpu-time"])])
+def test_decode(tmp_path, capsys, monkeypatch, name, more):
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
-    rows = run(decode.main, tmp_path, capsys, "--shapes", name, "--tokens", "5")
+    rows = run(decode.main, tmp_path, capsys, "--shapes", name, "--tokens", "5", *more)
     budget = {"pocket": 0.95, "tiny": 1.03}[name]
     whole = [r for r in rows if r["what"].endswith("whole run")]
     assert len(whole) == {"pocket": 3, "tiny": 2}[name]
@@ -125,5 +125,13 @@ def test_a_budget_is_kept_by_the_median_of_ratios():
     assert measure.finish([replace(row, budget=0.5)], args) == 1
 
 
-def test_timed():
-    assert 0.009 < measure.timed(lambda: time.sleep(0.01)) < 5
+def test_cpu_time_is_not_the_clocks():
+    threads = torch.get_num_threads()
+    with measure.clock(cpu=True):
+        assert torch.get_num_threads() == 1
+        assert measure.machine()["clock"] == "CPU"
+        began = time.perf_counter()
+        time.sleep(0.2)
+        assert time.perf_counter() - began < 0.1
+    assert measure.machine()["clock"] == "wall"
+    assert torch.get_num_threads() == threads
