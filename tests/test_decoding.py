@@ -4,6 +4,7 @@ The oracle is a second copy of the model: Transformers' processor makes its inpu
 and the only thing of ours on it is the mask correction (itself held to the written rule in test_masks).
 """
 
+import itertools
 import threading
 
 import numpy as np
@@ -108,7 +109,8 @@ def test_a_follow_up_from_the_prefix_cache_gives_the_same(model, oracle):
     rng = np.random.default_rng(9)
     reused = 0
     for k in range(12):
-        first = {"question": "What is this?", "images": [scene(rng), scene(rng)][: 1 + k % 2], "audio": [], "system": None}
+        images = [scene(rng) for _ in range(1 + k % 2)]
+        first = {"question": "What is this?", "images": images, "audio": [], "system": None}
         model.ask(**first, temperature=0, max_new_tokens=4)
         for question in ("How many stars are there?", "Tell me a story about the image."):
             prompt = {**first, "question": question}
@@ -173,9 +175,8 @@ def test_columns_are_those_of_the_logits(model, oracle):
         kept[order.indices[beyond]] = -torch.inf
         after = kept.log_softmax(-1)
         np.testing.assert_allclose(trace.tokens.sample_logprob[k], after[ids[k]], **close)
-        np.testing.assert_allclose(
-            trace.tokens.top_sample_logprob[k], after[torch.from_numpy(trace.tokens.top_ids[k].astype(np.int64))], **close
-        )
+        top = torch.from_numpy(trace.tokens.top_ids[k].astype(np.int64))
+        np.testing.assert_allclose(trace.tokens.top_sample_logprob[k], after[top], **close)
 
 
 def test_listening_changes_nothing(model):
@@ -186,7 +187,7 @@ def test_listening_changes_nothing(model):
     assert [t.token_id for t in heard] == quiet.tokens.token_id.tolist() == loud.tokens.token_id.tolist()
     np.testing.assert_allclose([t.logprob for t in heard], quiet.tokens.logprob, atol=1e-5)
     assert [t.index for t in heard] == list(range(len(heard)))
-    assert all(a.time_s <= b.time_s for a, b in zip(heard, heard[1:], strict=False))
+    assert all(a.time_s <= b.time_s for a, b in itertools.pairwise(heard))
 
 
 def test_a_stop_event_ends_the_run_between_two_tokens(model):

@@ -19,10 +19,7 @@ def by_hand(types, window):
         blocks.append(block if vision else None)
     full = [[k <= q for k in range(T)] for q in range(T)]
     sliding = [
-        [
-            abs(q - k) < window and (k <= q or (blocks[q] is not None and blocks[q] == blocks[k]))
-            for k in range(T)
-        ]
+        [abs(q - k) < window and (k <= q or (blocks[q] is not None and blocks[q] == blocks[k])) for k in range(T)]
         for q in range(T)
     ]
     return torch.tensor(full), torch.tensor(sliding)

@@ -286,9 +286,7 @@ def test_any_finite_array_comes_within_one_in_proportion(samples):
         assert audio.samples.tobytes() == samples.tobytes()
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (3e38, "3")], ids=lambda v: str(v)
-)
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf"), (3e38, "3")], ids=str)
 def test_broken_numbers_are_named_with_their_place(value, kind):
     samples = tone(channels=2).astype(np.float32)
     samples[4000, 1] = value

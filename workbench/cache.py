@@ -1,7 +1,7 @@
 """Keys and values of prompts seen before, so that a second question on the same picture starts behind it.
 
-A snapshot is taken after the last picture or sound of a prompt and at its end. It costs no computation: a cache layer of
-Transformers never writes into a tensor, it makes a new one, so holding on to the old one is enough.
+A snapshot is taken after the last picture or sound of a prompt and at its end. It costs no computation: a cache layer
+of Transformers never writes into a tensor, it makes a new one, so holding on to the old one is enough.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class PrefixCache:
         best: _Snapshot | None = None
         for snapshot in self._kept:
             n = len(snapshot.ids)
-            if n < len(ids) and (best is None or n > len(best.ids)) and np.array_equal(snapshot.ids, ids[:n]):
-                if snapshot.media == _media(features, n):
-                    best = snapshot
+            longer = n < len(ids) and (best is None or n > len(best.ids))
+            if longer and np.array_equal(snapshot.ids, ids[:n]) and snapshot.media == _media(features, n):
+                best = snapshot
         if best is None:
             return 0, None
         self._kept.remove(best)

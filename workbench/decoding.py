@@ -1,8 +1,9 @@
 """The traced loop: every token drawn exactly as Transformers draws it, and everything written down.
 
 It runs inside ``transformer.generate(custom_generate=…)``: logits processors, their order and the generation
-configuration are Transformers' own, so seed for seed the tokens are those of a plain ``generate`` on the mask-corrected
-model. The forward passes are called without the bookkeeping of ``generate``, which on a small model is most of the time.
+configuration are Transformers' own, so seed for seed the tokens are those of a plain ``generate`` on the
+mask-corrected model. The forward passes are called without the bookkeeping of ``generate``, which on a small model is
+most of the time.
 
 The pass over the prompt starts behind the longest prefix the :class:`~workbench.cache.PrefixCache` knows.
 """
@@ -54,7 +55,7 @@ class Run:
     finish: str = ""
     generated: list[int] = field(default_factory=list)
 
-    def draw(self, logits: torch.Tensor, source: str, round_: int = -1) -> tuple[int, Any]:
+    def draw(self, logits: torch.Tensor) -> tuple[int, Any]:
         """Choose the next token from one row of logits, in order, as ``generate`` would; does not emit it.
 
         Args:
@@ -200,13 +201,13 @@ class Plain:
         """Go on from the prompt's logits until something ends the run."""
         position = run.ids.shape[1]
         source = "forced" if run.forced else "plain"
-        token, scores = run.draw(logits, source)
+        token, scores = run.draw(logits)
         while not run.emit(token, logits, scores, source):
             run.hidden = engine.step(token, position, run.cache)
             position += 1
             logits = engine.logits(run.hidden)
             source = "forced" if run.forced else "plain"
-            token, scores = run.draw(logits, source)
+            token, scores = run.draw(logits)
 
 
 def _chain(processors: Any) -> Callable[[Any, Any], Any]:
@@ -249,7 +250,7 @@ def generate(
 
     runs: list[Run] = []
 
-    def loop(model: Any, input_ids: torch.Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Any:
+    def loop(_model: Any, input_ids: torch.Tensor, logits_processor: Any, generation_config: Any, **_: Any) -> Any:
         generator = None
         if generation_config.do_sample:
             generator = torch.Generator(device=input_ids.device)

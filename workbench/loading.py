@@ -25,7 +25,7 @@ _HASH_WHOLE = 256 << 20  # bytes; larger weights are hashed by header and sample
 REFUSED = "transformers 5.20.2 to 5.22.x work; 5.18 and 5.19 fail to draft, 5.23.0 cannot build the drafter"
 
 
-def _registry() -> types.ModuleType:
+def _registry() -> Any:
     """Where this kernel's models are held: in a module of its own, which no ``importlib.reload`` empties."""
     name = "_gemma_workbench_registry"
     made = sys.modules.get(name)
@@ -163,6 +163,7 @@ def _load(
 ) -> LoadedModel:
     import torch
     import transformers
+    from safetensors import SafetensorError
     from transformers.utils import logging as bars
 
     folder = Path(entry.source) if entry.local else _fetch(entry, revision)
@@ -173,8 +174,8 @@ def _load(
     free = _free_memory()
     if not force and device == "cpu" and free is not None and size * 1.1 > free:
         raise DoesNotFit(
-            f"{entry.name} has {size / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB of memory are free. Close programs to "
-            f"free {(size * 1.1 - free) / 1e9:.1f} GB, take a smaller member, or pass force=True."
+            f"{entry.name} has {size / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB of memory are free. Close programs "
+            f"to free {(size * 1.1 - free) / 1e9:.1f} GB, take a smaller member, or pass force=True."
         )
     quiet = not progress or entry.name == "pocket"
     had_bars = bars.is_progress_bar_enabled()
@@ -185,7 +186,7 @@ def _load(
         transformer, report = transformers.AutoModelForMultimodalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{entry.name} could not be loaded from {folder}: {error}") from error
     finally:
         if had_bars:
@@ -194,8 +195,7 @@ def _load(
     if wrong:
         raise ModelError(f"The weights of {entry.name} do not match its configuration: {wrong}")
     transformer = transformer.eval().to(device)
-    for parameter in transformer.parameters():
-        parameter.requires_grad_(False)
+    transformer.requires_grad_(requires_grad=False)
     info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
     if context is not None and context > info.context:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
@@ -217,11 +217,13 @@ def _fetch(entry: Entry, revision: str | None) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(entry.source, revision=revision))
     except RepositoryNotFoundError:
-        raise ModelError(f"The hub has no model {entry.source!r}, or it is closed to you: log in with `hf auth login`.") from None
+        raise ModelError(
+            f"The hub has no model {entry.source!r}, or it is closed to you: log in with `hf auth login`."
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{entry.name} ({entry.source}, about {entry.gigabytes:g} GB) is not on this disk and could not be fetched: "
-            f"{error}"
+            f"{entry.name} ({entry.source}, about {entry.gigabytes:g} GB) is not on this disk and could not be "
+            f"fetched: {error}"
         ) from error
 
 

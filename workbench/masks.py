@@ -7,11 +7,11 @@ The rule, for a query at position q and a key at position k:
 
 Images are read in both directions, on sliding layers only and inside the window; sound and text are causal everywhere.
 
-Transformers 5.20 to 5.23 builds other masks for ``gemma4_unified`` with a dynamic cache: its model's ``forward`` lays the
-blocks over full layers too, and beyond the window on sliding ones. The right ones (``create_masks_for_vision_model``)
-stand in the same file and are reached only with a static cache. See transformers #46711 and PR #46850. :func:`correct`
-puts the right ones in, for ``generate``, eager attention and everything else that calls the model; the workbench's own
-loop passes :func:`build`'s, which are the rule above written down once more.
+Transformers 5.20 to 5.23 builds other masks for ``gemma4_unified`` with a dynamic cache: its model's ``forward`` lays
+the blocks over full layers too, and beyond the window on sliding ones. The right ones
+(``create_masks_for_vision_model``) stand in the same file and are reached only with a static cache. See transformers
+#46711 and PR #46850. :func:`correct` puts the right ones in, for ``generate``, eager attention and everything else that
+calls the model; the workbench's own loop passes :func:`build`'s, which are the rule above written down once more.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def build(
     plain = keys is None and (start == 0 or T - start == 1)
     return {
         "full_attention": None if plain else full,
-        "sliding_attention": None if plain and not has_block and (T <= window or T - start == 1) else sliding,
+        "sliding_attention": None if plain and not has_block and (window >= T or T - start == 1) else sliding,
     }
 
 
@@ -118,10 +118,10 @@ def _put_right_masks(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[
     types = kwargs.get("mm_token_type_ids")
     if types is None or isinstance(kwargs.get("attention_mask"), dict):
         return None
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    rows = kwargs.get("inputs_embeds")
-    shape = (ids if ids is not None else rows).shape[:2]
-    device = (ids if ids is not None else rows).device
+    given: Any = kwargs.get("input_ids", args[0] if args else None)
+    if given is None:
+        given = kwargs["inputs_embeds"]
+    shape, device = given.shape[:2], given.device
     cache = kwargs.get("past_key_values")
     past = cache.get_seq_length() if cache is not None else 0
     positions = kwargs.get("position_ids")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from workbench.errors import Incompatible, MediaError, ModelError, PromptError, 
 from workbench.prompt import Conversation, Prompter, Request, conversation
 from workbench.recording import Recorder
 from workbench.trace import ModelInfo, Rounds, Segment, Settings, Timing, Token, Trace, Usage
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["LoadedModel"]
 
@@ -259,11 +256,11 @@ class LoadedModel:
                 decode_s=(float(tokens.time_s[-1]) - first) if len(tokens) else 0.0, total_s=ended - began,
             ),
             finish=finish, segments=segments, images=request.images, audio=request.audio,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
 
-    def _words(self, said: np.ndarray, segments: Sequence[Segment], T: int, kind: str) -> str:
-        parts = [said[s.start - T : s.stop - T] for s in segments if s.kind == kind]
+    def _words(self, said: np.ndarray, segments: Sequence[Segment], start: int, kind: str) -> str:
+        parts = [said[s.start - start : s.stop - start] for s in segments if s.kind == kind]
         return "".join(self._prompter.decode(ids.tolist()) for ids in parts)
 
 

@@ -20,6 +20,7 @@ MAX_SIDE = 32_768  # pixels
 
 
 def check_dimensions(width: int, height: int, label: str, max_pixels: int) -> None:
+    """Refuse a picture that is empty, too long or of too many pixels; MediaError names it."""
     if width < 1 or height < 1:
         raise MediaError(f"{label}: the picture has {width}×{height} pixels. Expected at least 1×1.")
     if width * height > max_pixels or max(width, height) > MAX_SIDE:

@@ -142,7 +142,7 @@ def describe(data: bytes) -> str:
 
 
 def _article(word: str) -> str:
-    """ "a" or "an", as the format's name is spoken: an MP3, an AVI, a PNG."""
+    """The article "a" or "an", as the format's name is spoken: an MP3, an AVI, a PNG."""
     return "an" if word.startswith(("A", "F", "M4", "MP", "icon", "Ogg", "OGG")) and not word.startswith("Fl") else "a"
 
 

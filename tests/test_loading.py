@@ -1,0 +1,289 @@
+"""load, loaded, unload: once per kernel, from any thread, after any reload; and what cannot be loaded or asked."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import workbench  # noqa: E402
+from workbench.errors import (  # noqa: E402
+    Incompatible,
+    MediaError,
+    ModelError,
+    PromptError,
+    TraceError,
+    WorkbenchError,
+)
+from workbench.pocket import WEIGHTS  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model():
+    return workbench.load("pocket", progress=False)
+
+
+def test_equal_arguments_give_the_same_object_from_any_thread_and_after_reload(model):
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(workbench.load(progress=False))) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(m is model for m in got)
+    assert len(got) == 8
+    assert workbench.load("pocket", device="cpu", progress=False) is model
+    importlib.reload(sys.modules["workbench.loading"])
+    assert importlib.reload(workbench).load(progress=False) is model
+    assert workbench.loaded()["pocket"] is model
+
+
+def test_two_threads_asking_at_once_wait_for_each_other(model):
+    alone = [model.ask("Tell me a story.", seed=k, max_new_tokens=20).tokens.token_id.tolist() for k in range(4)]
+    together = {}
+    threads = [
+        threading.Thread(
+            target=lambda k=k: together.update(
+                {k: model.ask("Tell me a story.", seed=k, max_new_tokens=20).tokens.token_id.tolist()}
+            )
+        )
+        for k in range(4)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert [together[k] for k in range(4)] == alone
+
+
+def test_unload_frees_the_name_and_says_so_afterwards():
+    other = workbench.load("pocket", context=500, progress=False)
+    name = next(n for n, m in workbench.loaded().items() if m is other)
+    workbench.unload(name)
+    assert other not in workbench.loaded().values()
+    with pytest.raises(ModelError, match="unloaded"):
+        other.ask("Hello")
+    with pytest.raises(ModelError, match="not loaded"):
+        workbench.unload("nothing")
+    assert workbench.load("pocket", context=500, progress=False) is not other
+    workbench.unload(name)
+
+
+def test_a_folder_is_loaded_by_the_same_code(model, tmp_path):
+    folder = tmp_path / "my model ü"
+    shutil.copytree(WEIGHTS, folder)
+    mine = workbench.load(folder, progress=False)
+    try:
+        assert mine is not model
+        assert mine.info.weights_hash == model.info.weights_hash
+        how = {"temperature": 0, "max_new_tokens": 10}
+        assert mine.ask("Hello", **how).text == model.ask("Hello", **how).text
+    finally:
+        workbench.unload(mine.name)
+
+
+def test_what_a_load_prints_pins_it(capsys):
+    workbench.load("pocket", context=321)
+    said = capsys.readouterr().out
+    assert "workbench.load('pocket', device='cpu', context=321)" in said
+    assert len(said.splitlines()) == 1
+    workbench.unload(next(n for n, m in workbench.loaded().items() if m.context == 321))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pocked", "Did you mean 'pocket'"),
+        ("gemma-4-12", "Did you mean 'gemma-4-12b'"),
+        ("zzzz", "Known: pocket"),
+        ("./no/such/folder", "no such folder"),
+        ("", "no model name"),
+        (None, "no model name"),
+    ],
+)
+def test_unknown_names_name_the_nearest(name, said):
+    with pytest.raises(ModelError, match=said):
+        workbench.load(name)
+
+
+def test_folders_that_are_no_models(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        workbench.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="safetensors"):
+        workbench.load(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(WEIGHTS, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    with pytest.raises(ModelError, match="broken"):
+        workbench.load(broken, progress=False)
+    assert "broken" not in workbench.loaded()
+
+
+def test_weights_that_miss_a_tensor_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "partial"
+    shutil.copytree(WEIGHTS, folder)
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(k for k in tensors if "layers.1.mlp" in k)
+    del tensors[gone]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="missing_keys"):
+        workbench.load(folder, progress=False)
+
+
+@pytest.mark.parametrize("version", ["5.18.0", "5.19.2", "5.23.0", "5.20.1"])
+def test_broken_releases_are_refused_by_name(monkeypatch, version):
+    from importlib import metadata
+
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == "transformers" else real(name))
+    with pytest.raises(Incompatible, match=version):
+        workbench.load("pocket", context=77)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "said"),
+    [
+        ({"device": "toaster"}, ModelError, "toaster"),
+        ({"quantization": "int3"}, ModelError, "int3"),
+        ({"context": 0}, ModelError, "context"),
+        ({"context": 10**9}, ModelError, "8,192"),
+        ({"drafter": "x"}, (ModelError, Incompatible), "drafter"),
+    ],
+)
+def test_loads_that_cannot_be(how, error, said):
+    with pytest.raises(error, match=said):
+        workbench.load("pocket", progress=False, **how)
+
+
+def test_unknown_arguments_raise(model):
+    with pytest.raises(TypeError, match="colour"):
+        workbench.load(colour="red")
+    with pytest.raises(TypeError, match="image"):
+        model.ask("Hello", image="x.png")
+
+
+BAD = [
+    ({"max_new_tokens": 0}, "max_new_tokens=0"),
+    ({"max_new_tokens": True}, "max_new_tokens=True"),
+    ({"temperature": -1}, "temperature=-1"),
+    ({"temperature": float("nan")}, "temperature=nan"),
+    ({"temperature": "hot"}, "temperature='hot'"),
+    ({"top_k": -5}, "top_k=-5"),
+    ({"top_p": 0}, "top_p=0"),
+    ({"top_p": 1.5}, r"top_p=1\.5"),
+    ({"seed": -1}, "seed=-1"),
+    ({"seed": 1.5}, r"seed=1\.5"),
+    ({"top": 0}, "top=0"),
+    ({"draft": -1}, "draft=-1"),
+    ({"draft": 1000}, "draft=1000"),
+    ({"draft": "fast"}, "draft='fast'"),
+    ({"image_tokens": 100}, "image_tokens=100"),
+    ({"on_token": 3}, "on_token=3"),
+    ({"stop": 3}, "stop=3"),
+    ({"question": "word " * 9000}, "8,192"),
+]
+
+
+@pytest.mark.parametrize(("how", "said"), BAD)
+def test_settings_that_cannot_be_run_are_refused_before_any_work(model, how, said):
+    forwards = []
+    handle = model.transformer.register_forward_pre_hook(lambda *_: forwards.append(1))
+    try:
+        with pytest.raises(PromptError, match=said):
+            model.ask(**{"question": "Hello", **how})
+    finally:
+        handle.remove()
+    assert not forwards
+    assert len(model.ask("Hello", temperature=0).tokens) > 0
+
+
+def test_bad_media_name_themselves_and_leave_the_model_usable(model, tmp_path):
+    fake = tmp_path / "fake.png"
+    fake.write_text("I am a text file")
+    for how, said in [
+        ({"images": [str(tmp_path / "none.png")]}, r"none\.png"),
+        ({"images": [fake]}, r"fake\.png"),
+        ({"audio": [(np.full(100, np.nan, np.float32), 16_000)]}, "NaN|finite"),
+        ({"images": ["https://example.org/a.png"]}, "https"),
+        ({"video": ["a.mp4"]}, "video"),
+    ]:
+        with pytest.raises(MediaError, match=said):
+            model.ask("What?", **how)
+    assert model.ask("Hello", temperature=0).text
+
+
+def test_a_single_source_may_stand_without_a_list(model):
+    picture = np.zeros((96, 96, 3), np.uint8)
+    assert len(model.ask("What?", images=picture, max_new_tokens=1).images) == 1
+    assert len(model.ask("What?", audio=(np.zeros(1000, np.float32) + 0.1, 16_000), max_new_tokens=1).audio) == 1
+
+
+def test_a_draft_asked_of_a_model_without_drafter(tmp_path):
+    folder = tmp_path / "alone"
+    shutil.copytree(WEIGHTS, folder)
+    mine = workbench.load(folder, progress=False)
+    try:
+        with pytest.raises(ModelError, match="drafter"):
+            mine.ask("Hello", draft=4)
+        assert len(mine.ask("Hello", draft="auto", temperature=0).rounds) == 0
+    finally:
+        workbench.unload(mine.name)
+
+
+def test_history_as_a_trace_goes_on_with_its_media(model):
+    picture = np.zeros((96, 144, 3), np.uint8)
+    first = model.ask("What is this?", images=[picture], temperature=0)
+    second = model.ask("And again?", history=first, temperature=0)
+    assert len(second.images) == 1
+    said = "".join(second.prompt.pieces)
+    assert "What is this?" in said
+    assert first.text in said
+    assert second.usage.cached >= second.usage.image
+
+
+def test_a_trace_can_be_prepared_again_and_another_models_is_refused(model):
+    from dataclasses import replace
+
+    picture = np.zeros((96, 144, 3), np.uint8)
+    trace = model.ask("What is this?", images=[picture], system="Be <turn|> kind.", max_new_tokens=3)
+    again = model.request(trace)
+    assert np.array_equal(again.prompt.ids, trace.prompt.ids)
+    other = replace(trace, model=replace(trace.model, weights_hash="0" * 64))
+    with pytest.raises(Incompatible, match="000000000000"):
+        model.request(other)
+    lost = replace(trace, images=(), prompt=replace(trace.prompt, messages=trace.prompt.messages[:1]))
+    with pytest.raises(TraceError, match="rebuilt"):
+        model.request(lost)
+
+
+def test_a_trace_says_what_ran(model):
+    trace = model.ask("Hello", seed=5, max_new_tokens=3)
+    info = trace.model
+    assert (info.name, info.dtype, info.device, info.quantization) == ("pocket", "float32", "cpu", "none")
+    assert info.mask_correction
+    assert len(info.weights_hash) == len(info.chat_template_hash) == len(info.vocab_hash) == 64
+    assert info.versions["transformers"]
+    assert info.window == 96
+    assert set(info.layers) == {"sliding", "full"}
+    assert trace.settings.seed == 5
+    json.dumps(trace.prompt.messages)
+
+
+def test_importing_needs_no_torch():
+    code = "import sys, workbench; assert not {'torch', 'transformers', 'librosa'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_error_is_a_workbench_error():
+    for error in (MediaError, ModelError, PromptError, TraceError, Incompatible):
+        assert issubclass(error, WorkbenchError)
