@@ -1,0 +1,393 @@
+"""The ``workbench`` command.
+
+    workbench ask "What is at the top left?" --image scene.png      one question, the answer on standard output
+    workbench view a.trace                                          a saved trace as an HTML page
+    workbench doctor                                                what works here, and what mends the rest
+    workbench lab [DIR]                                             the lessons in JupyterLab
+
+Only what was asked for goes to standard output; progress, notes and errors go to standard error. ``--help`` imports
+neither torch nor Transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import __version__
+from workbench.errors import TraceError, WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.trace import Token, Trace
+
+__all__ = ["main"]
+
+OK, FAILED, USAGE, STOPPED = 0, 1, 2, 130
+_EXITS = "exit status: 0 all went well, 1 the workbench raised an error, 2 wrong usage, 130 stopped (Ctrl-C)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a Windows console cannot show every letter: "?" is better than a crash
+            stream.reconfigure(errors="replace")
+    try:
+        asked = _parser().parse_args(arguments)
+    except SystemExit as end:  # argparse has said what is wrong
+        return end.code if isinstance(end.code, int) else USAGE
+    debug = asked.debug
+    try:
+        return int(asked.run(asked))
+    except KeyboardInterrupt:
+        _note("stopped")
+        return STOPPED
+    except BrokenPipeError:  # `workbench ask … | head -1` has read enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (WorkbenchError, OSError) as error:
+        if debug:
+            raise
+        _note(str(error) or type(error).__name__)
+        return FAILED
+
+
+def _note(text: str) -> None:
+    print(f"workbench: {text}", file=sys.stderr, flush=True)
+
+
+def _silent(_text: str) -> None:
+    """A note that nobody wants."""
+
+
+# --- what can be typed ------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="workbench", description="See where Gemma 4 looked, what it nearly said, and which words were drafted.",
+        epilog=_EXITS,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"gemma-workbench {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help_: str, more: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=help_, description=f"{help_[0].upper()}{help_[1:]}. {more}", epilog=_EXITS)
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        one.set_defaults(run=run)
+        return one
+
+    ask = command("ask", _ask, "ask a model one question, with pictures and sounds",
+                  "The answer goes to standard output word by word. Ctrl-C stops it between two words and keeps what "
+                  "there is; a second one ends at once.")  # fmt: skip
+    ask.add_argument("question", help="what you want to know")
+    ask.add_argument("--image", action="append", default=[], metavar="FILE",
+                     help="a picture (repeat it for more); - reads standard input")  # fmt: skip
+    ask.add_argument("--audio", action="append", default=[], metavar="FILE", help="a sound, likewise")
+    ask.add_argument("--model", default="pocket", metavar="NAME",
+                     help="a known name, a folder or a hub id (default: pocket, which is embedded)")  # fmt: skip
+    ask.add_argument("--system", metavar="TEXT", help="the system turn")
+    ask.add_argument("--max-new-tokens", type=_whole(1), default=128, metavar="N",
+                     help="at most so many (default: 128)")  # fmt: skip
+    ask.add_argument("--temperature", type=_number(0, 100), metavar="T", help="0 is greedy (default: the model's own)")
+    ask.add_argument("--top-k", type=_whole(0), metavar="K", help="draw from the K most probable words; 0 is off")
+    ask.add_argument("--top-p", type=_number(0, 1, above=True), metavar="P",
+                     help="draw from the fewest words that hold this probability; 1 is off")  # fmt: skip
+    ask.add_argument("--seed", type=_whole(0), metavar="N", help="repeat a sampled answer")
+    ask.add_argument("--draft", type=_draft, default="auto", metavar="auto|N", help="drafts a round; 0 is none")
+    ask.add_argument("--image-tokens", type=int, choices=(70, 140, 280, 560, 1120), metavar="N",
+                     help="tokens a picture may take: 70, 140, 280, 560 or 1120")  # fmt: skip
+    ask.add_argument("--json", action="store_true", help="print one JSON object instead of the answer")
+    ask.add_argument("--save", metavar="a.trace", help="keep the whole trace, media included, in a file")
+    ask.add_argument("--rounds", action="store_true", help="show the rounds of drafts, on standard error")
+    ask.add_argument("--quiet", action="store_true", help="no progress and no notes")
+
+    view = command("view", _view, "turn a saved trace into an HTML page", "It needs neither the model nor torch.")
+    view.add_argument("trace", help="a .trace file")
+    view.add_argument("--out", metavar="a.html", help="where to (default: beside the trace); - is standard output")
+
+    doctor = command("doctor", _doctor, "say what works on this machine, and what mends the rest",
+                     "Nothing is fetched. The exit status is 1 when something is broken.")  # fmt: skip
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.add_argument("--quick", action="store_true", help="do not ask pocket a question")
+
+    lab = command("lab", _lab, "open the lessons in JupyterLab",
+                  "They are copied into a folder of yours; what you changed there is kept.")  # fmt: skip
+    lab.add_argument("folder", nargs="?", metavar="DIR", help="where to (default: gemma-workbench-notebooks, here)")
+    lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
+    lab.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: the first free one from 8888 on")
+    return parser
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            limits = f"from {low} to {high}" if high is not None else f"of {low} or more"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number {limits}")
+        return value
+
+    return read
+
+
+def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):
+            limits = f"above {low:g} and up to {high:g}" if above else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a number {limits}")
+        return value
+
+    return read
+
+
+def _draft(text: str) -> int | str:
+    return text if text == "auto" else _whole(0, 16)(text)
+
+
+# --- ask --------------------------------------------------------------------------------------------------------------
+
+
+class _Words:
+    """Prints an answer as it grows; control tokens, thoughts and half letters are held back."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        self.tokenizer, self.write = tokenizer, write
+        self.ids: list[int] = []
+        self.printed = ""
+        self.inside = False  # a thought or a tool call
+
+    def __call__(self, token: Token) -> None:
+        if token.piece.startswith(("<|channel>", "<|tool")):
+            self.inside = True
+        elif token.piece.startswith(("<channel|>", "<tool")) and token.piece.endswith("|>"):
+            self.inside = False
+        elif not self.inside:
+            self.ids.append(token.token_id)
+            self.show(str(self.tokenizer.decode(self.ids, skip_special_tokens=True)))
+
+    def show(self, text: str) -> None:
+        """Print what is new of the answer so far."""
+        whole = text.rstrip("�")  # the first bytes of a letter whose last have not come
+        if whole.startswith(self.printed):
+            self.write(whole[len(self.printed) :])
+            self.printed = whole
+
+
+@contextlib.contextmanager
+def _ctrl_c(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C sets the event; a second one is a KeyboardInterrupt, as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ask(asked: argparse.Namespace) -> int:
+    note: Callable[[str], None] = _silent if asked.quiet else _note
+    if asked.save is not None:
+        _check_writable(asked.save)
+    images, sounds = _media(asked)
+    for medium in (*images, *sounds):
+        for text in medium.notes:
+            note(f"{medium.name}: {text}")
+    from workbench.prompt import conversation
+
+    conversation(asked.question, images=images, audio=sounds, system=asked.system)  # refused before anything is loaded
+    from workbench.loading import load
+
+    with contextlib.redirect_stdout(sys.stderr):
+        model = load(asked.model, progress=not asked.quiet)
+    stop = threading.Event()
+    words = _Words(model.processor.tokenizer, lambda text: print(text, end="", flush=True))
+    with _ctrl_c(stop):
+        trace = model.ask(
+            asked.question, images=images, audio=sounds, system=asked.system, max_new_tokens=asked.max_new_tokens,
+            temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed, draft=asked.draft,
+            image_tokens=asked.image_tokens, on_token=None if asked.json else words, stop=stop,
+        )  # fmt: skip
+    if asked.json:
+        print(_json(_as_json(trace)))
+    else:
+        words.show(trace.text)
+        print(flush=True)
+    if asked.save is not None:
+        trace.save(asked.save)
+        note(f"saved {asked.save}")
+    if asked.rounds:
+        print(_rounds(trace), file=sys.stderr, flush=True)
+    if trace.finish == "stopped":
+        note("stopped")
+        return STOPPED
+    if trace.finish in ("max_new_tokens", "context"):
+        more = "ask for more with --max-new-tokens" if trace.finish == "max_new_tokens" else "the context is full"
+        note(f"the answer was cut off after {trace.usage.generated} tokens: {more}")
+    seed = f", seed {trace.settings.seed}" if trace.settings.seed is not None else ""
+    note(f"{trace.usage.prompt} + {trace.usage.generated} tokens in {trace.timing.total_s:.2f} s{seed}")
+    return OK
+
+
+def _media(asked: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """The files, checked and decoded; no model is needed for that, so a wrong one is told at once."""
+    from workbench.media import load_audio, load_image
+
+    if [*asked.image, *asked.audio].count("-") > 1:
+        raise WorkbenchError("Standard input (-) can be one file only, and - was given more than once.")
+
+    def read(load: Callable[..., Any], file: str) -> Any:
+        return load(sys.stdin.buffer, name="standard input") if file == "-" else load(file)
+
+    return [read(load_image, file) for file in asked.image], [read(load_audio, file) for file in asked.audio]
+
+
+def _check_writable(path: str) -> None:
+    """Find out before the model runs whether a file can be written in the end; leaves nothing behind."""
+    goal = Path(path).expanduser()
+    if goal.is_dir():
+        raise TraceError(f"{path!r} is a folder; expected the name of a file, such as {str(goal / 'a.trace')!r}.")
+    if not goal.parent.is_dir():
+        raise TraceError(f"{path!r} cannot be written: there is no folder {str(goal.parent)!r}. Make it first.")
+    try:
+        if goal.exists():
+            goal.open("ab").close()
+        tempfile.TemporaryFile(dir=goal.parent).close()  # it is written beside its place, then moved there
+    except OSError as error:
+        reason = error.strerror or error
+        raise TraceError(f"{path!r} cannot be written ({reason}): name another place, or make room.") from error
+
+
+def _as_json(trace: Trace) -> dict[str, Any]:
+    """A trace's words, counts and times, for programs; ``--save`` keeps all of it."""
+    from dataclasses import asdict
+
+    tokens = [
+        {
+            **asdict(token),
+            "alternatives": [{"piece": piece, "logprob": logprob} for piece, logprob in trace.tokens.alternatives(k)],
+        }
+        for k, token in enumerate(trace.tokens)
+    ]
+    model = {**asdict(trace.model), "versions": dict(trace.model.versions)}
+    columns = {name: getattr(trace.rounds, name) for name in trace.rounds.DTYPES}
+    rounds = [{name: column[k].tolist() for name, column in columns.items()} for k in range(len(trace.rounds))]
+    return {
+        "text": trace.text, "thought": trace.thought, "finish": trace.finish, "tokens": tokens, "rounds": rounds,
+        "settings": asdict(trace.settings), "usage": asdict(trace.usage), "timing": asdict(trace.timing),
+        "model": model,
+    }  # fmt: skip
+
+
+def _json(value: Any) -> str:
+    """Strict JSON: what is not a number is null; letters the terminal lacks are escaped."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, float):
+            return part if math.isfinite(part) else None
+        if isinstance(part, dict):
+            return {key: plain(inner) for key, inner in part.items()}
+        return [plain(inner) for inner in part] if isinstance(part, (list, tuple)) else part
+
+    escape = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
+    return json.dumps(plain(value), ensure_ascii=escape, allow_nan=False, indent=1)
+
+
+def _rounds(trace: Trace) -> str:
+    """One line a round: what was drafted, what was kept, and the target's word after it."""
+    if not len(trace.rounds):
+        return "no rounds: nothing was drafted"
+    piece = trace.tokens.top_pieces
+    r = trace.rounds
+    lines = ["round     kept  draft ms  verify ms  drafts: kept | rejected → the target's word"]
+    for k in range(len(r)):
+        n, kept = int(r.proposed[k]), int(r.accepted[k])
+        drafts = [piece.get(int(i), f"<{int(i)}>") for i in r.draft_ids[k][:n]]
+        after = piece.get(int(r.emitted_id[k]), f"<{int(r.emitted_id[k])}>") if r.emitted_id[k] >= 0 else "(end)"
+        said = f"{''.join(drafts[:kept])!r} | {''.join(drafts[kept:])!r} → {after!r}"
+        lines.append(f"{k:>5}  {kept:>3} / {n:<2} {r.draft_s[k] * 1e3:>8.1f}  {r.verify_s[k] * 1e3:>9.1f}  {said}")
+    return "\n".join(lines)
+
+
+# --- view, doctor, lab ------------------------------------------------------------------------------------------------
+
+
+def _view(asked: argparse.Namespace) -> int:
+    import html
+
+    from workbench.display import to_html
+    from workbench.trace import Trace
+
+    trace = Trace.load(asked.trace)
+    title = html.escape(Path(asked.trace).name)
+    head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
+    body = '<body style="max-width: 60rem; margin: 2rem auto; padding: 0 1rem">'
+    page = f"{head}{body}\n{to_html(trace)}\n</body>\n</html>\n"
+    if asked.out == "-":
+        print(page, end="")
+        return OK
+    goal = Path(asked.out) if asked.out is not None else Path(asked.trace).with_suffix(".html")
+    goal.write_text(page, "utf-8")
+    print(goal)
+    return OK
+
+
+def _doctor(asked: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from workbench import doctor
+
+    facts = doctor.probe()
+    found = doctor.findings(facts)
+    able = not facts.torch_error and all(facts.versions.get(name) for name in doctor.EXTRAS["model"])
+    if able and not asked.quick:
+        found.append(doctor.ask_pocket())
+    broken = any(one.level == "broken" for one in found)
+    if asked.json:
+        print(_json({"ok": not broken, "facts": asdict(facts), "findings": [asdict(one) for one in found]}))
+    else:
+        print(doctor.table(found))
+    return FAILED if broken else OK
+
+
+def _lab(asked: argparse.Namespace) -> int:
+    from workbench import lessons
+
+    done = lessons.copy(asked.folder if asked.folder is not None else lessons.FOLDER)
+    if done.new:
+        _note(f"copied {len(done.new)} files to {done.folder}")
+    for name in done.kept:
+        _note(f"{done.folder / name} is yours and was kept; to get the newer edition, rename yours")
+
+    def say(address: str) -> None:
+        print(address, file=sys.stdout if asked.no_browser else sys.stderr, flush=True)
+
+    return lessons.run(done.folder, browser=not asked.no_browser, port=asked.port, say=say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
