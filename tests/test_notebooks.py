@@ -1,0 +1,83 @@
+"""The lessons run from top to bottom, in a folder of their own, and say what they promise."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+LESSONS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def text_of(cell):
+    """What a cell printed or showed, as plain text."""
+    said = []
+    for output in cell.get("outputs", []):
+        said.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
+    return "\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def welcome(tmp_path_factory):
+    """The executed notebook: its cells by their tags, and the folder it ran in."""
+    folder = tmp_path_factory.mktemp("lesson, with spaces")
+    shutil.copy(LESSONS / "00_welcome.ipynb", folder)
+    notebook = nbformat.read(folder / "00_welcome.ipynb", as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()  # raises at the first cell that fails
+    return {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}, folder
+
+
+# jupyter_client and zmq leave their sockets to the garbage collector
+quiet = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@quiet
+@pytest.mark.slow
+def test_the_easy_answers_are_right(welcome):
+    cells, _ = welcome
+    assert text_of(cells["count"]) == "'Three.'"
+    assert "Seven." in text_of(cells["hear"])
+    (shown,) = cells["both"]["outputs"]
+    assert "seven" in shown["data"]["text/html"]
+
+
+@quiet
+@pytest.mark.slow
+def test_what_the_words_around_it_say_is_so(welcome):
+    cells, folder = welcome
+    first, second, third = re.findall(r"^seed \d: (.+)$", text_of(cells["dice"]), re.MULTILINE)
+    assert first == third != second
+    assert "the same story: True" in text_of(cells["seed"])
+    assert "70 tokens: 7 rows of 10" in text_of(cells["grid"])
+    assert "I only know shapes, digits and sounds." in text_of(cells["limits"])
+    assert "I see no picture." in text_of(cells["limits"])
+    assert "not-a-picture.png" in text_of(cells["refused"])
+    assert (folder / "my-first.trace").exists()
+
+
+@quiet
+@pytest.mark.slow
+def test_traces_and_pictures_are_shown_and_nothing_complains(welcome):
+    cells, _ = welcome
+    for name in ("trace", "hard", "hear", "both", "save", "ask-own", "pair"):
+        (shown,) = [o for o in cells[name]["outputs"] if o["output_type"] == "execute_result"]
+        assert "text/html" in shown["data"], name
+    for name in ("picture", "grid", "patch", "own"):
+        assert any("image/png" in o.get("data", {}) for o in cells[name]["outputs"]), name
+    for name, cell in cells.items():
+        for output in cell.get("outputs", []):
+            assert output.get("name") != "stderr", f"{name}: {output['text']}"
+
+
+def test_no_cell_needs_a_file_from_outside_or_the_network():
+    for path in LESSONS.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                assert "http" not in cell.source, path.name
+                assert not re.search(r"[\"'](/|~|[A-Z]:\\)", cell.source), path.name
