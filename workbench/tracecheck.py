@@ -1,0 +1,126 @@
+"""Whether a trace agrees with itself: ids, sources and rounds in range, segments side by side, no NaN where none may.
+
+The same rules hold for a trace that is saved and for one that is read: what was saved can be opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from workbench.columns import SOURCES, Rounds, Segment, Tokens
+from workbench.errors import TraceError
+from workbench.media import Audio, Image
+from workbench.trace import Trace
+
+__all__ = ["MAX_DECODED", "MAX_MEDIA", "READING_NAME", "check"]
+
+MAX_MEDIA = 1000
+MAX_DECODED = 1 << 30  # bytes of pixels and samples, all together
+READING_NAME = "[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,79}"
+
+
+def check(trace: Trace) -> None:
+    """Check everything that one trace's parts say about each other.
+
+    Raises:
+        TraceError: Something contradicts something else; says what.
+    """
+    _tokens(trace.tokens, len(trace.rounds))
+    _rounds(trace.rounds)
+    _prompt(trace)
+    _media(trace)
+    _readings(trace.readings)
+    for name in ("prepare_s", "prefill_s", "first_token_s", "decode_s", "total_s"):
+        _range(f"timing.{name}", np.array([getattr(trace.timing, name)]), 0, 1e9)
+
+
+def _range(name: str, values: np.ndarray, low: float, high: float) -> None:
+    """All of ``values`` lie within ``low`` to ``high``, both included; NaN does not."""
+    wrong = ~((values >= low) & (values <= high))
+    if wrong.any():
+        k = int(np.flatnonzero(wrong)[0])
+        raise TraceError(f"{name} holds {values.ravel()[k]} (number {k}). Expected {low:g} to {high:g}.")
+
+
+_ID = 2**31 - 1
+
+
+def _tokens(t: Tokens, rounds: int) -> None:
+    for name, low, high in (
+        ("token_id", 0, _ID), ("rank", 0, _ID), ("top_ids", 0, _ID), ("source", 0, len(SOURCES) - 1),
+        ("round", -1, rounds - 1), ("time_s", 0, 1e9), ("margin", 0, np.inf), ("entropy", -1e-3, 1e9),
+        ("logprob", -np.inf, 1e-3), ("sample_logprob", -np.inf, 1e-3), ("top_logprob", -np.inf, 1e-3),
+        ("top_sample_logprob", -np.inf, 1e-3),
+    ):  # fmt: skip
+        _range(f"tokens.{name}", getattr(t, name), low, high)
+
+
+def _rounds(r: Rounds) -> None:
+    k = r.draft_ids.shape[1]
+    for name, low, high in (("draft_ids", -1, _ID), ("emitted_id", -1, _ID), ("proposed", 0, k), ("accepted", 0, k),
+                            ("draft_s", 0, 1e9), ("verify_s", 0, 1e9)):  # fmt: skip
+        _range(f"rounds.{name}", getattr(r, name), low, high)
+    if (r.accepted > r.proposed).any():
+        raise TraceError("rounds.accepted is larger than rounds.proposed.")
+    for name in ("draft_logprob", "target_logprob"):  # NaN: not proposed, not judged
+        _range(f"rounds.{name}", np.nan_to_num(getattr(r, name), nan=0.0, neginf=-1e30, posinf=np.inf), -1e30, 1e-3)
+
+
+def _prompt(trace: Trace) -> None:
+    p = trace.prompt
+    _range("prompt.ids", p.ids, 0, _ID)
+    if p.logprob is not None:
+        _range("prompt.logprob", p.logprob[1:], -np.inf, 1e-3)
+    _tiling("prompt", p.segments, 0, len(p))
+    _tiling("answer", trace.segments, len(p), len(p) + len(trace.tokens))
+    media = {"image": len(trace.images), "audio": len(trace.audio), "video": len(trace.video)}
+    for s in p.segments:
+        if s.kind in media and s.media is not None and not 0 <= s.media < media[s.kind]:
+            raise TraceError(f"the prompt has a segment of {s.kind} {s.media}; there are {media[s.kind]}.")
+
+
+def _tiling(where: str, segments: tuple[Segment, ...], start: int, stop: int) -> None:
+    at = start
+    for s in segments:
+        if s.start != at or s.stop <= at:
+            raise TraceError(
+                f"segments of the {where}: one goes from {s.start} to {s.stop}, {at} is where it must start."
+            )
+        at = s.stop
+        if (s.rows, s.cols) != (None, None) and ((s.rows or 0) < 1 or (s.rows or 0) * (s.cols or 0) != len(s)):
+            raise TraceError(f"a segment of {len(s)} tokens says it has {s.rows}×{s.cols} patches.")
+        if s.boxes is not None:
+            _range("the boxes of a segment", s.boxes, 0, 1e6)
+        if (s.start_ms is None) != (s.end_ms is None):
+            raise TraceError("a segment has a start and no end in time, or the other way round.")
+        if s.start_ms is not None and s.end_ms is not None:
+            _range("start_ms of a segment", s.start_ms, 0, 1e12)
+            _range("end_ms - start_ms of a segment", s.end_ms - s.start_ms, 0, 1e12)
+    if at != stop and (segments or where == "prompt"):
+        raise TraceError(f"segments of the {where} end at {at}; it ends at {stop}.")
+
+
+def _media(trace: Trace) -> None:
+    if trace.video:
+        raise TraceError("it holds video, which the format does not keep yet.")
+    if not all(isinstance(m, Image) for m in trace.images) or not all(isinstance(m, Audio) for m in trace.audio):
+        raise TraceError("its media are not what workbench.media loads.")
+    count = len(trace.images) + len(trace.audio)
+    held = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
+    if count > MAX_MEDIA or held > MAX_DECODED:
+        raise TraceError(f"{count} media of {held:,} bytes decoded. Expected at most {MAX_MEDIA} and {MAX_DECODED:,}.")
+
+
+def _readings(readings: Mapping[str, Any]) -> None:
+    for name, reading in readings.items():
+        if not isinstance(reading, Mapping) or set(reading) != {"meta", "arrays"}:
+            raise TraceError(f"reading {name!r} is not {{'meta': …, 'arrays': {{…}}}}.")
+        for word in (name, *reading["arrays"]):
+            if not isinstance(word, str) or not re.fullmatch(READING_NAME, word, re.ASCII):
+                raise TraceError(
+                    f"{word!r} cannot name a reading or an array: letters, digits, _ . , = + -, at most 80."
+                )

@@ -1,0 +1,394 @@
+"""The ``.trace`` file: one zip archive with a run and its media, readable without torch and without pickle.
+
+    trace.json          format, version; text, thought, finish, created, messages, segments, settings, model, usage,
+                        timing, the media's names and hashes, and how many rows the tables have
+    prompt.parquet      a row a prompt token: token_id, piece [, logprob]
+    tokens.parquet      a row a generated token: token_id, piece, logprob, sample_logprob, entropy, rank, margin,
+                        source (index into SOURCES), round, time_s
+    top.parquet         a row an alternative, K for each generated token: top_ids, top_logprob, top_sample_logprob
+    pieces.parquet      the text of every token id in top_ids and draft_ids: token_id, piece
+    rounds.parquet      a row a round: proposed, accepted, emitted_id, draft_s, verify_s
+    drafts.parquet      a row a place for a draft, k for each round: draft_ids, draft_logprob, target_logprob
+    boxes.parquet       a row a token of each segment with "boxes": left, top, right, bottom, in pixels
+    times.parquet       a row a token of each segment with "times": start_ms, end_ms
+    media/HASH.EXT      Image.data and Audio.data by their SHA-256, each once; png, jpg, webp, wav
+    readings/NAME/meta.json, readings/NAME/ARRAY.npy
+
+Readings, in memory ``Trace.readings``, are saved answers of an Inspector:
+``{NAME: {"meta": any JSON value, "arrays": {ARRAY: numpy array of numbers or truth values}}}``, names of letters,
+digits and ``_ . , = + -``, at most 80 of them, the first a letter or digit. What they mean
+is ``workbench.readings``' business.
+
+Arrays come back with every bit as it was (NaN, -inf), read-only; media with their pixels, samples, names, notes and the
+hash of the original. Equal traces give equal bytes. A version is added to when older readers would misread a file; they
+then refuse it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import numpy as np
+
+from workbench.archive import MAX_ROWS, Archive, array_bytes, json_bytes, table_bytes, write
+from workbench.columns import Prompt, Rounds, Segment, Tokens
+from workbench.errors import MediaError, TraceError
+from workbench.media import Audio, Image, audio_from_record, display_name, image_from_record
+from workbench.trace import ModelInfo, Settings, Timing, Trace, Usage
+from workbench.tracecheck import MAX_DECODED, MAX_MEDIA, READING_NAME, check
+
+__all__ = ["FORMAT", "VERSION", "load", "save"]
+
+FORMAT = "gemma-workbench-trace"
+VERSION = 1
+
+_MEMBER = re.compile(
+    r"trace\.json|(?:prompt|tokens|top|pieces|rounds|drafts|boxes|times)\.parquet"
+    rf"|media/[0-9a-f]{{64}}\.(?:png|jpg|webp|wav)|readings/{READING_NAME}/(?:meta\.json|{READING_NAME}\.npy)",
+    re.ASCII,
+)
+_EXTENSION = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "audio/wav": "wav"}
+_TOP = ("top_ids", "top_logprob", "top_sample_logprob")
+_DRAFTS = ("draft_ids", "draft_logprob", "target_logprob")
+_BOXES = ("left", "top", "right", "bottom")
+_PIECES = {"token_id": np.int32, "piece": str}
+T = TypeVar("T")
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def save(trace: Trace, path: str | os.PathLike) -> None:
+    """Write a trace with its media and readings to one file, replacing what was there once all is written.
+
+    Args:
+        trace: What to keep.
+        path: Where; ``.trace`` is the usual ending.
+
+    Raises:
+        TraceError: The place cannot be written to, the trace contradicts itself, or it is too large to be read back.
+    """
+    name, label = _path(path)
+    try:
+        check(trace)
+        write(name, _members(trace))
+    except TraceError as error:
+        raise TraceError(f"{label} was not saved: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "Check that the folder is there and can be written to."
+        raise TraceError(f"{label} was not saved: {reason}. {advice}") from error
+
+
+def _members(trace: Trace) -> dict[str, bytes]:
+    t, r, p = trace.tokens, trace.rounds, trace.prompt
+    segments = [*p.segments, *trace.segments]
+    boxes = [s.boxes for s in segments if s.boxes is not None]
+    times = [s for s in segments if s.start_ms is not None]
+    stored = {_media_member(m): m.data for m in _all_media(trace)}
+    about = {
+        "format": FORMAT, "version": VERSION,
+        "text": trace.text, "thought": trace.thought, "finish": trace.finish, "created": trace.created,
+        "rows": {"prompt": len(p), "tokens": len(t), "top": t.top_ids.shape[1], "rounds": len(r),
+                 "drafts": r.draft_ids.shape[1], "pieces": len(t.top_pieces)},
+        "prompt_logprob": p.logprob is not None,
+        "settings": asdict(trace.settings), "model": asdict(trace.model), "usage": asdict(trace.usage),
+        "timing": asdict(trace.timing), "messages": [dict(m) for m in p.messages],
+        "prompt_segments": [_segment_record(s) for s in p.segments],
+        "answer_segments": [_segment_record(s) for s in trace.segments],
+        "images": [_media_record(m) for m in trace.images],
+        "audio": [{**_media_record(m), "rate_in": m.rate_in, "channels_in": m.channels_in} for m in trace.audio],
+        "readings": {name: sorted(reading["arrays"]) for name, reading in sorted(trace.readings.items())},
+    }  # fmt: skip
+    prompt: dict[str, Any] = {"token_id": p.ids, "piece": p.pieces}
+    if p.logprob is not None:
+        prompt["logprob"] = p.logprob
+    out = {
+        "trace.json": json_bytes(about, "trace.json"),
+        "prompt.parquet": table_bytes(prompt),
+        "tokens.parquet": table_bytes({name: getattr(t, name) for name in _token_columns()}),
+        "top.parquet": table_bytes({name: getattr(t, name).ravel() for name in _TOP}),
+        "pieces.parquet": table_bytes({"token_id": np.array(sorted(t.top_pieces), np.int32),
+                                       "piece": [t.top_pieces[i] for i in sorted(t.top_pieces)]}),
+        "rounds.parquet": table_bytes({name: getattr(r, name) for name in _round_columns()}),
+        "drafts.parquet": table_bytes({name: getattr(r, name).ravel() for name in _DRAFTS}),
+        "boxes.parquet": table_bytes(dict(zip(_BOXES, np.concatenate([np.zeros((0, 4), np.float32), *boxes]).T,
+                                              strict=True))),
+        "times.parquet": table_bytes({
+            "start_ms": np.concatenate([np.zeros(0), *(s.start_ms for s in times if s.start_ms is not None)]),
+            "end_ms": np.concatenate([np.zeros(0), *(s.end_ms for s in times if s.end_ms is not None)])}),
+        **dict(sorted(stored.items())),
+    }  # fmt: skip
+    for name, reading in sorted(trace.readings.items()):
+        out[f"readings/{name}/meta.json"] = json_bytes(reading["meta"], f"The meta of reading {name!r}")
+        for array in sorted(reading["arrays"]):
+            out[f"readings/{name}/{array}.npy"] = array_bytes(reading["arrays"][array], f"{array} of reading {name!r}")
+    return out
+
+
+def _token_columns() -> dict[str, Any]:
+    columns = {name: dtype for name, dtype in Tokens.DTYPES.items() if name not in _TOP}
+    return {"token_id": columns.pop("token_id"), "piece": str, **columns}
+
+
+def _round_columns() -> dict[str, Any]:
+    return {name: dtype for name, dtype in Rounds.DTYPES.items() if name not in _DRAFTS}
+
+
+def _segment_record(segment: Segment) -> dict[str, Any]:
+    scalars = {name: getattr(segment, name) for name in ("kind", "start", "stop", "media", "role", "rows", "cols")}
+    scalars = {name: int(v) if isinstance(v, np.integer) else v for name, v in scalars.items() if v is not None}
+    return scalars | {"boxes": segment.boxes is not None, "times": segment.start_ms is not None}
+
+
+def _media_record(media: Image | Audio) -> dict[str, Any]:
+    return {"name": media.name, "sha256": media.sha256, "mime": media.mime, "stored": sha256(media.data).hexdigest(),
+            "notes": list(media.notes)}  # fmt: skip
+
+
+def _media_member(media: Image | Audio) -> str:
+    return f"media/{sha256(media.data).hexdigest()}.{_EXTENSION[media.mime]}"
+
+
+def _all_media(trace: Trace) -> list[Image | Audio]:
+    return [*trace.images, *trace.audio]
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike) -> Trace:
+    """Read a ``.trace`` file, from whomever it comes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The trace that was saved.
+
+    Raises:
+        TraceError: The file is missing, broken, hostile, not a trace, or written by a newer workbench. Names the file
+            and says what to do.
+    """
+    name, label = _path(path)
+    try:
+        with Archive.open(name, _MEMBER) as archive:
+            trace = _trace(archive)
+        check(trace)
+    except (TraceError, MediaError) as error:
+        raise TraceError(f"{label} cannot be opened: {error}") from error
+    return trace
+
+
+def _trace(archive: Archive) -> Trace:
+    if "trace.json" not in archive.names:
+        raise TraceError("it is a zip archive, but no trace: it has no trace.json.")
+    about = archive.json("trace.json")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise TraceError(f"its trace.json is not one of ours. Expected format {FORMAT!r}.")
+    if _get(about, "version", int) != VERSION:
+        if about["version"] > VERSION:
+            raise TraceError(
+                f"it was written by a newer workbench (format version {about['version']}; this one reads {VERSION}). "
+                "Upgrade: pip install --upgrade gemma-workbench"
+            )
+        raise TraceError(f"it says format version {about['version']}. Expected {VERSION}.")
+    rows = _get(about, "rows", dict)
+    n, k, rounds, drafts = (_count(rows, name) for name in ("tokens", "top", "rounds", "drafts"))
+    if not n * k <= MAX_ROWS or not rounds * drafts <= MAX_ROWS:
+        raise TraceError(f"trace.json in it says {n} tokens with {k} alternatives: more than {MAX_ROWS:,}.")
+    columns = archive.table("tokens.parquet", _token_columns(), n)
+    top = archive.table("top.parquet", {name: Tokens.DTYPES[name] for name in _TOP}, n * k)
+    pieces = archive.table("pieces.parquet", _PIECES, _count(rows, "pieces"))
+    made = archive.table("rounds.parquet", _round_columns(), rounds)
+    made |= {name: column.reshape(rounds, drafts) for name, column in archive.table(
+        "drafts.parquet", {name: Rounds.DTYPES[name] for name in _DRAFTS}, rounds * drafts).items()}  # fmt: skip
+    prompt, answer = _segments(archive, about)
+    images, audio = _media(archive, about)
+    trace = Trace(
+        text=_get(about, "text", str), thought=_get(about, "thought", str), finish=_get(about, "finish", str),
+        created=_get(about, "created", str), images=images, audio=audio, readings=_readings(archive, about),
+        prompt=_prompt(archive, about, _count(rows, "prompt"), prompt),
+        tokens=Tokens(
+            **columns, **{name: column.reshape(n, k) for name, column in top.items()},
+            top_pieces=dict(zip(pieces["token_id"].tolist(), pieces["piece"], strict=True)),
+        ),
+        rounds=Rounds(**made), segments=answer,
+        settings=_record(Settings, about, "settings"), model=_record(ModelInfo, about, "model"),
+        usage=_record(Usage, about, "usage"), timing=_record(Timing, about, "timing"),
+    )  # fmt: skip
+    known = set(_members_of(trace))
+    if extra := sorted(set(archive.names) - known):
+        raise TraceError(f"it holds {extra[0]}, which its trace.json does not mention.")
+    return trace
+
+
+def _members_of(trace: Trace) -> list[str]:
+    tables = ("prompt", "tokens", "top", "pieces", "rounds", "drafts", "boxes", "times")
+    media = [_media_member(m) for m in _all_media(trace)]
+    saved = [f"readings/{name}/{member}" for name, reading in trace.readings.items()
+             for member in ("meta.json", *(f"{array}.npy" for array in reading["arrays"]))]  # fmt: skip
+    return ["trace.json", *(f"{table}.parquet" for table in tables), *media, *saved]
+
+
+def _prompt(archive: Archive, about: dict, rows: int, segments: tuple[Segment, ...]) -> Prompt:
+    logprob = {"logprob": np.float32} if _get(about, "prompt_logprob", bool) else {}
+    table = archive.table("prompt.parquet", {**_PIECES, **logprob}, rows)
+    messages = _get(about, "messages", list)
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = [] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not isinstance(message.get("role"), str) or not all(
+            isinstance(part, dict) and isinstance(part.get("type"), str) and isinstance(part.get("text", ""), str)
+            for part in parts
+        ):  # fmt: skip
+            raise TraceError("trace.json in it: a message without a role and content.")
+    return Prompt(table["token_id"], table["piece"], segments, tuple(messages), table.get("logprob"))
+
+
+def _segments(archive: Archive, about: dict) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+    """The prompt's and the answer's."""
+    groups = [_get(about, name, list) for name in ("prompt_segments", "answer_segments")]
+    scalars = [[_segment_fields(record) for record in group] for group in groups]
+    sizes = {flag: sum(s["stop"] - s["start"] for group in scalars for s in group if s[flag])
+             for flag in ("boxes", "times")}  # fmt: skip
+    boxes = archive.table("boxes.parquet", dict.fromkeys(_BOXES, np.float32), sizes["boxes"])
+    times = archive.table("times.parquet", dict.fromkeys(("start_ms", "end_ms"), np.float64), sizes["times"])
+    grid = np.stack([boxes[side] for side in _BOXES], axis=1)  # (n, 4)
+    at = {"boxes": 0, "times": 0}
+
+    def build(s: dict[str, Any]) -> Segment:
+        n = s["stop"] - s["start"]
+        more: dict[str, Any] = {}
+        if s.pop("boxes"):
+            more["boxes"] = grid[at["boxes"] : at["boxes"] + n]
+            at["boxes"] += n
+        if s.pop("times"):
+            more |= {name: column[at["times"] : at["times"] + n] for name, column in times.items()}
+            at["times"] += n
+        return Segment(**s, **more)
+
+    first, second = ([build(s) for s in group] for group in scalars)
+    return tuple(first), tuple(second)
+
+
+def _segment_fields(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise TraceError("trace.json in it: a segment is no mapping.")
+    made: dict[str, Any] = {name: _get(record, name, kind) for name, kind in _SEGMENT.items() if name in record}
+    if not {"kind", "start", "stop", "boxes", "times"} <= set(made) or not 0 <= made["start"] <= made["stop"] < 2**31:
+        raise TraceError("trace.json in it: a segment without a kind, a start or a stop.")
+    return made
+
+
+_SEGMENT = {"kind": str, "start": int, "stop": int, "media": int, "role": str, "rows": int, "cols": int,
+            "boxes": bool, "times": bool}  # fmt: skip
+
+
+def _media(archive: Archive, about: dict) -> tuple[tuple[Image, ...], tuple[Audio, ...]]:
+    """Pictures and sounds, decoded once however often they are named, and never more than ``MAX_DECODED``."""
+    decoded: dict[tuple, Any] = {}
+    held = 0
+
+    def read(record: Any, make: Callable[..., Any], more: Sequence[str]) -> Any:
+        nonlocal held
+        record = record if isinstance(record, dict) else {}
+        stored, mime = _get(record, "stored", str), _get(record, "mime", str)
+        notes = tuple(_strings(record, "notes"))
+        named = (_get(record, "name", str), _get(record, "sha256", str), mime)
+        key = (stored, *named, notes, *(_count(record, name) for name in more))
+        if key not in decoded:
+            if held > MAX_DECODED:
+                raise TraceError(f"its media unpack to more than {MAX_DECODED:,} bytes.")
+            data = archive.read(f"media/{stored}.{_EXTENSION.get(mime, '?')}")
+            if sha256(data).hexdigest() != stored:
+                raise TraceError(f"media/{stored} in it is not what was saved: its hash is another. Copy it anew.")
+            made = make(*named, data, notes=notes, **dict(zip(more, key[5:], strict=True)))
+            held += (made.pixels if isinstance(made, Image) else made.samples).nbytes
+            decoded[key] = made
+        return decoded[key]
+
+    images, audio = _get(about, "images", list), _get(about, "audio", list)
+    if len(images) + len(audio) > MAX_MEDIA:
+        raise TraceError(f"it has more than {MAX_MEDIA} media.")
+    return (
+        tuple(read(record, image_from_record, ()) for record in images),
+        tuple(read(record, audio_from_record, ("rate_in", "channels_in")) for record in audio),
+    )
+
+
+def _readings(archive: Archive, about: dict) -> dict[str, Any]:
+    index = _get(about, "readings", dict)
+    return {
+        name: {
+            "meta": archive.json(f"readings/{name}/meta.json"),
+            "arrays": {array: archive.array(f"readings/{name}/{array}.npy") for array in _strings(index, name)},
+        }
+        for name in index
+    }
+
+
+# --- fields of trace.json -------------------------------------------------------------------------------------------
+
+
+def _path(path: Any) -> tuple[str, str]:
+    """The path as text, and what to call it."""
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str) or not name:
+        raise TraceError(f"{path!r} is no place for a trace. Expected a path, such as 'a.trace'.")
+    return name, display_name(name)
+
+
+def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    value = record.get(name)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TraceError(f"trace.json in it: {name!r} is {type(value).__name__}. Expected {kind.__name__}.")
+    return value
+
+
+def _count(record: Mapping[str, Any], name: str) -> int:
+    value = _get(record, name, int)
+    if not 0 <= value <= MAX_ROWS:
+        raise TraceError(f"trace.json in it: {name!r} is {value:,}. Expected 0 to {MAX_ROWS:,}.")
+    return value
+
+
+def _strings(record: Mapping[str, Any], name: str) -> list[str]:
+    values = _get(record, name, list)
+    if not all(isinstance(value, str) for value in values) or len(values) > MAX_MEDIA:
+        raise TraceError(f"trace.json in it: {name!r} is not a list of texts.")
+    return values
+
+
+def _record(cls: type[T], about: Mapping[str, Any], name: str) -> T:
+    """A dataclass of plain values, each checked against its annotation; fields younger than the file have defaults."""
+    record, hints = _get(about, name, dict), typing.get_type_hints(cls)
+    made: dict[str, Any] = {}
+    for f in fields(cls):  # type: ignore[arg-type]
+        if f.name not in record and (f.default is not MISSING or f.default_factory is not MISSING):
+            continue
+        value: Any = record.get(f.name)
+        if not _fits(value, hints[f.name]):
+            raise TraceError(f"trace.json in it: {name}.{f.name} is {ascii(value)[:60]}. Expected {hints[f.name]}.")
+        made[f.name] = tuple(value) if isinstance(value, list) else float(value) if hints[f.name] is float else value
+    return cls(**made)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_fits(value, one) for one in inside)
+    if origin is tuple:  # tuple[str, ...]
+        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
+    if origin is not None:  # Mapping[str, str]
+        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
