@@ -73,10 +73,11 @@ def load(
         raise ModelError(f"drafter={drafter!r}: this version has no drafting yet; expected None.")
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
-    check_versions()
+    held = _registry()
+    if not held.models:  # what is loaded has been through this
+        check_versions()
     where = _device(device, entry)
     key = (entry.source, revision, where, context)
-    held = _registry()
     with held.lock:
         if key not in held.models:
             held.models[key] = _load(entry, revision, where, context, force, progress)
