@@ -87,7 +87,7 @@ def build_config(tokenizer, shape: dict[str, Any] | None = None):  # noqa: ANN00
     )  # fmt: skip
 
 
-def build_generation_config(tokenizer):  # noqa: ANN001, ANN201
+def build_generation_config(tokenizer):  # noqa: ANN001
     """Gemma 4's sampling defaults; placeholders of media can never be generated."""
     from transformers import GenerationConfig
 
@@ -125,16 +125,22 @@ def build_model(tokenizer, seed: int = 0):  # noqa: ANN001, ANN201
 
 
 def save(model, processor, folder: str | Path) -> None:  # noqa: ANN001
-    """Write a loadable folder: weights stored in bf16, to be computed with in float32. The model is left as it is."""
-    import copy
+    """Write a loadable folder: processor, and weights as ``save_weights`` does."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(folder)
+    save_weights(model, folder)
+
+
+def save_weights(model, folder: Path) -> None:  # noqa: ANN001
+    """Weights stored in bf16, to be computed with in float32. The model is left as it is."""
     import json
 
     import torch
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(folder)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    tied = getattr(model, "_tied_weights_keys", None) or {}
+    kept = {k: v.detach().to(torch.bfloat16) for k, v in model.state_dict().items() if k not in tied}
+    model.save_pretrained(folder, state_dict=kept)
     config = folder / "config.json"
     stored = json.loads(config.read_text(encoding="utf-8"))
     stored["dtype"] = "float32"  # what from_pretrained computes in unless told otherwise

@@ -72,7 +72,7 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(name: str, needs: str, weight: float, loss: float = 1.0):  # noqa: ANN201 (a decorator)
+def task(name: str, needs: str, weight: float, loss: float = 1.0):
     """Register the function below as a task."""
 
     def register(make: Callable[[Shown, np.random.Generator], tuple[str, str]]):  # noqa: ANN202
@@ -212,7 +212,7 @@ def _shape_of(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     target = _pick(rng, shown.scene.things)
     alone = len(shown.scene.having(colour=target.colour)) == 1
     if alone and rng.random() < 0.6:
-        asked = (f"What shape is {target.colour}?", f"Which shape is {target.colour}?", f"What is {target.colour}?",
+        asked: tuple[str, ...] = (f"What shape is {target.colour}?", f"Which shape is {target.colour}?", f"What is {target.colour}?",
                  f"What is the {target.colour} thing?", f"What shape is the {target.colour} one?")  # fmt: skip
     else:
         where = _place(target.place, rng)
@@ -245,7 +245,13 @@ def _is_there(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     colour, shape = target.colour, target.shape
     if rng.random() < 0.5:
         colour, shape = _pick(rng, COLOURS), (shape if rng.random() < 0.5 else _pick(rng, SHAPES))
-    asked = ("Is there a {}?", "Do you see a {}?", "Is there a {} in the picture?", "Can you see a {}?", "Is a {} there?")
+    asked = (
+        "Is there a {}?",
+        "Do you see a {}?",
+        "Is there a {} in the picture?",
+        "Can you see a {}?",
+        "Is a {} there?",
+    )
     found = bool(shown.scene.having(colour, shape))
     return _pick(rng, asked).format(f"{colour} {shape}"), "Yes." if found else "No."
 
@@ -279,7 +285,11 @@ def _sound(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 @task("kind of word", "audio", 0.4)
 def _kind(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     kind = "digit" if shown.word in DIGITS else "color" if shown.word in COLOURS else "shape"
-    asked = ("Is it a digit, a color or a shape?", "What kind of word is it?", "Is the word a digit, a colour or a shape?")
+    asked = (
+        "Is it a digit, a color or a shape?",
+        "What kind of word is it?",
+        "Is the word a digit, a colour or a shape?",
+    )
     return _pick(rng, asked), _sentence(_a(kind))
 
 

@@ -166,9 +166,7 @@ def bank(split: str, per_word: int, folder: Path | None = None, seed: int = 0, p
     folder = folder or cache_folder() / "speech"
     path = folder / f"{split}-{per_word}-{seed}-{len(WORDS)}.npz"
     if not path.exists():
-        jobs = [
-            (k, voice) for k in range(len(WORDS)) for voice in voices(split, per_word, seed=seed * 1000 + k)
-        ]
+        jobs = [(k, voice) for k in range(len(WORDS)) for voice in voices(split, per_word, seed=seed * 1000 + k)]
         if progress:
             print(f"synthesising {len(jobs)} spoken words ({split}) into {path}", flush=True)
         with ThreadPoolExecutor(2) as pool:

@@ -224,7 +224,12 @@ def _paint(canvas: np.ndarray, mask: np.ndarray, centre: tuple[float, float], in
 
 
 def plain_render(
-    scene: Scene, width: int = 300, height: int = 300, background: str | None = None, scale: float = 0.36
+    scene: Scene,
+    width: int = 300,
+    height: int = 300,
+    background: str | None = None,
+    scale: float = 0.36,
+    smooth: bool = False,
 ) -> Image.Image:
     """The second renderer: hard edges, CSS colours, centred shapes. Training never sees it.
 
@@ -233,8 +238,13 @@ def plain_render(
         width, height: pixels.
         background: any PIL colour; None takes white, or grey when a white shape would vanish.
         scale: radius as a part of a grid cell's shorter side.
+        smooth: softened edges, as vector graphics have.
     """
     from PIL import Image, ImageDraw
+
+    if smooth:
+        large = plain_render(scene, width * 3, height * 3, background, scale)
+        return large.resize((width, height), Image.Resampling.LANCZOS)
 
     if background is None:
         background = "gray" if any(t.colour == "white" for t in scene.things) else "white"

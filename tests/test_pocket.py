@@ -1,0 +1,292 @@
+"""The pocket model's workshop: world, tokenizer, packing, training and drafter. Small numbers, no speech programs."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from workbench.errors import Incompatible, MediaError
+from workbench.pocket import WEIGHTS, speech
+from workbench.pocket.features import frames, grid, patches
+from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing
+from workbench.pocket.world import COLOURS, SHAPES, Scene, Thing, plain_render, random_scene, render
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.filterwarnings("ignore")  # Transformers' own
+
+SCENE = Scene((Thing("red", "circle", 0), Thing("blue", "star", 5)))
+
+
+class Tones:
+    """A bank of speech without a synthesiser: each word is a tone of its own."""
+
+    def take(self, word, rng):
+        return np.sin(np.arange(6000) * 0.05 * (1 + WORDS.index(word))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def model():
+    from workbench.masks import correct
+    from workbench.pocket.evaluate import load
+
+    model = load(WEIGHTS)[1]
+    correct(model)
+    return model
+
+
+# ---- world and questions
+
+
+@pytest.mark.parametrize("size", [(64, 64), (384, 384), (700, 150), (90, 500)])
+def test_a_scene_is_drawn_at_any_size(size):
+    picture = render(SCENE, np.random.default_rng(0), *size)
+    assert picture.size == size
+    assert picture.mode == "RGB"
+
+
+def test_the_same_seed_draws_the_same_picture():
+    first, second = (np.asarray(render(SCENE, np.random.default_rng(5))) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_shapes_lie_where_the_scene_says():
+    picture = np.asarray(plain_render(SCENE, 300, 150))
+    assert tuple(picture[25, 50]) == (255, 0, 0)  # centre of the top left ninth
+    assert tuple(picture[75, 250]) == (0, 0, 255)  # centre of the right ninth
+    assert tuple(picture[75, 150]) == (255, 255, 255)
+
+
+def test_scenes_are_described_in_reading_order():
+    assert describe(SCENE) == "A red circle at the top left and a blue star at the right."
+
+
+def test_every_task_has_an_answer_for_what_it_needs():
+    rng = np.random.default_rng(1)
+    for task in TASKS.values():
+        for _ in range(50):
+            turn = task.turn(Shown(random_scene(rng), "seven"), rng)
+            assert turn.question
+            assert turn.answer[-1] in '."'
+
+
+def test_questions_about_what_is_not_there_are_said_to_be():
+    rng = np.random.default_rng(2)
+    assert missing(Shown(SCENE, "one"), rng) is None
+    assert {missing(Shown(SCENE), rng).answer for _ in range(20)} == {"I hear nothing."}
+    assert {missing(Shown(None, "one"), rng).answer for _ in range(20)} == {"I see no picture."}
+
+
+# ---- features
+
+
+@pytest.mark.parametrize("size", [(384, 384), (300, 300), (640, 111), (97, 411), (64, 64), (1500, 20)])
+def test_patches_equal_the_processors(processor, size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
+    theirs = processor.image_processor(picture, return_tensors="pt")
+    cut, xy = patches(picture)
+    n = len(cut)
+    assert n == grid(*size)[0] * grid(*size)[1]
+    assert torch.equal(theirs["pixel_values"][0, :n], torch.from_numpy(cut).float() * (1 / 255))
+    assert torch.equal(theirs["image_position_ids"][0, :n], torch.from_numpy(xy))
+    assert (theirs["image_position_ids"][0, n:] == -1).all()
+
+
+def test_frames_equal_the_processors(processor):
+    wave = np.random.default_rng(0).uniform(-1, 1, 3333).astype(np.float32)
+    theirs = processor.feature_extractor(wave, return_tensors="np")
+    assert np.array_equal(theirs["input_features"][0], frames(wave))
+
+
+# ---- tokenizer
+
+
+@given(st.text(max_size=60))
+def test_any_text_survives_the_tokenizer(text):
+    from transformers import AutoTokenizer
+
+    tokenizer = _CACHE.setdefault("tokenizer", AutoTokenizer.from_pretrained(WEIGHTS))
+    if "▁" in text or "<" in text:  # the space's own sign, and control tokens, mean something else
+        return
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+_CACHE = {}
+
+
+def test_control_tokens_are_gemmas_and_one_token_each(processor):
+    tokenizer = processor.tokenizer
+    for token in ("<|turn>", "<turn|>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>",
+                  "<|video|>", "<|think|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>", "<|tool_call>",
+                  "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'):  # fmt: skip
+        assert len(tokenizer.encode(token, add_special_tokens=False)) == 1, token
+
+
+def test_words_of_the_world_are_single_tokens(processor):
+    for word in (*COLOURS, *SHAPES, "top", "bottom", "left", "right", "center"):
+        assert len(processor.tokenizer.encode(f"a {word}", add_special_tokens=False)) == 2, word
+
+
+def test_the_chat_template_is_gemmas(processor):
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " Hi? "}]},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "Why?"},
+    ]
+    said = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    assert said == (
+        "<bos><|turn>system\n<|think|>\nBe short.<turn|>\n<|turn>user\n<|image|>Hi?<turn|>\n"
+        "<|turn>model\nNo.<turn|>\n<|turn>user\nWhy?<turn|>\n<|turn>model\n"
+    )
+
+
+# ---- packing: each branch is computed as if it stood alone
+
+
+def _trees(processor, seed=3):
+    from workbench.pocket.data import Mix, Teller, _tree
+
+    rng = np.random.default_rng(seed)
+    teller = Teller(processor.tokenizer)
+    mix = Mix(image=0.5, both=0.3, audio=0.2, text=0.0)
+    return teller, [t for t in (_tree(teller, Tones(), mix, rng) for _ in range(6)) if t.branches]
+
+
+def _tensors(packed):
+    return {k: torch.from_numpy(v) for k, v in vars(packed).items() if k != "tasks"}
+
+
+def test_a_packed_branch_equals_the_processors_prompt(processor, model):
+    from workbench.pocket.data import Teller
+    from workbench.pocket.packing import Tree, pack
+    from workbench.pocket.questions import Turn
+    from workbench.pocket.train import hidden_states
+
+    teller = Teller(processor.tokenizer)
+    picture = plain_render(SCENE, 500, 260)
+    wave = Tones().take("two", None)
+    media = [("image", patches(picture)), ("audio", frames(wave))]
+    prefix = [*teller.text("<bos><|turn>user\n"), *teller.media(*media[0]), *teller.media(*media[1])]
+    turns = [Turn("What is at the top left?", "A red circle.", "place"), Turn("How many shapes?", "Two.", "count")]
+    tree = Tree(prefix, media, [teller.branch([t]) for t in turns])
+    packed = pack([tree], 1, 200, teller.image_token)
+    data = _tensors(packed)
+    with torch.no_grad():
+        ours = hidden_states(model, data, model.config.text_config.sliding_window)[0]
+    for number, turn in enumerate(turns, 1):
+        words = {"type": "text", "text": turn.question}
+        content = [{"type": "image", "image": picture}, {"type": "audio", "audio": wave}, words]
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": turn.answer}]
+        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+        where = torch.from_numpy(np.flatnonzero((packed.tree[0] == 0) & np.isin(packed.branch[0], [0, number])))
+        assert data["ids"][0, where].tolist() == inputs["input_ids"][0, : len(where)].tolist()
+        with torch.no_grad():
+            theirs = model.model(**inputs).last_hidden_state[0, : len(where)]
+        torch.testing.assert_close(ours[where], theirs, atol=2e-4, rtol=0)
+
+
+# ---- training
+
+
+def _tiny(**changes):
+    from workbench.pocket.data import Mix
+    from workbench.pocket.train import Recipe
+
+    return Recipe(**{"steps": 4, "warmup": 2, "look": 0.5, "mix": Mix(rows=2, length=240), **changes})
+
+
+@pytest.fixture
+def no_speech(monkeypatch):
+    monkeypatch.setattr(speech, "bank", lambda *a, **k: Tones())
+
+
+def test_stopped_and_resumed_training_equals_uninterrupted(tmp_path, no_speech):
+    from safetensors.torch import load_file
+
+    from workbench.pocket.train import train
+
+    assert train(_tiny(), tmp_path / "a", tmp_path / "a_done")
+    assert not train(_tiny(), tmp_path / "b", tmp_path / "b_done", stop_after=2)
+    assert not (tmp_path / "b_done").exists()
+    assert train(_tiny(), tmp_path / "b", tmp_path / "b_done")
+    first, second = (load_file(tmp_path / f"{n}_done" / "model.safetensors") for n in "ab")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert json.loads((tmp_path / "a" / "curve.json").read_text())[-1][0] == 4
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, no_speech):
+    from workbench.pocket.train import train
+
+    train(_tiny(), tmp_path, stop_after=1)
+    with pytest.raises(Incompatible, match=r"seed: checkpoint 1, asked 2"):
+        train(_tiny(seed=2), tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(Incompatible, match="no checkpoint"):
+        train(_tiny(), tmp_path)
+
+
+def test_a_missing_synthesiser_says_how_to_mend_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(speech.shutil, "which", lambda name: None)
+    with pytest.raises(MediaError, match="apt-get install"):
+        speech.bank("espeak", 1, folder=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_augmented_speech_stays_a_signal():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        wave = speech.augment(Tones().take("one", rng), rng)
+        assert wave.dtype == np.float32
+        assert np.abs(wave).max() <= 1
+        assert 0.2 * speech.RATE < len(wave) <= 1.6 * speech.RATE
+
+
+# ---- the drafter
+
+
+def test_rounds_are_played_as_decoding_would():
+    from workbench.pocket.acceptance import play
+
+    right = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 1, 1], [1, 1, 1], [1, 1, 1]], bool)
+    rounds = play(right, 3)
+    # from token 0: two kept, the third wrong, one corrected; from token 3: at once wrong; from 4: one left, kept
+    assert [emitted for _, emitted in rounds] == [3, 1, 1]
+    assert rounds[0][0] == [1, 1, 0]
+    assert rounds[1][0][0] == 0
+    assert np.isnan(rounds[1][0][1:]).all()
+
+
+def test_drafts_of_all_positions_equal_the_assistants_own(processor, model):
+    from workbench.pocket.drafter import build_drafter, draft_logits, target_states
+    from workbench.pocket.packing import pack
+
+    teller, trees = _trees(processor)
+    drafter = build_drafter(model).eval()
+    tree = next(t for t in trees if t.media and len(t.branches[0].ids) > 8)
+    tree.branches = tree.branches[:1]
+    data = _tensors(pack([tree], 1, len(tree), teller.image_token))
+    with torch.no_grad():
+        hidden, shared, _ = states = target_states(model, data)
+        ours = draft_logits(drafter, model, data, states, 2)
+        index = int(ours[1][0][0])
+        at = int(data["cols"][index]) + 1
+        window = model.config.text_config.sliding_window
+        keys = {k: tuple(x[:, :, (max(0, at - window) if k == "sliding_attention" else 0) : at] for x in v)
+                for k, v in shared.items()}  # fmt: skip
+        token, state = data["ids"][:, at : at + 1], hidden[:, at - 1 : at]
+        for depth in range(2):
+            embeds = torch.cat([model.get_input_embeddings()(token), state], -1)
+            out = drafter(inputs_embeds=embeds, position_ids=torch.tensor([[at]]), shared_kv_states=keys)
+            row = ours[depth][1][ours[depth][0].tolist().index(index)]
+            torch.testing.assert_close(out.logits[0, 0], row, atol=1e-4, rtol=0)
+            token, state = data["ids"][:, at + depth + 1 : at + depth + 2], out.last_hidden_state

@@ -1,0 +1,103 @@
+"""``CARD.md``: what the pocket model and its drafter can do, what they cannot, and how that was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.pocket.acceptance import Acceptance
+    from workbench.pocket.evaluate import Scores
+
+__all__ = ["drafts_table", "table", "write"]
+
+_INTRO = """# The pocket model
+
+A `Gemma4UnifiedForConditionalGeneration` of {parameters:.2f} million parameters, trained from scratch by this repository on
+a world it makes itself: pictures of one to three coloured shapes, and one spoken word. It is loaded by the same code
+as Gemma 4 12B and has the same parts (sliding and full attention, K = V on full layers, 48-pixel patches, 640-sample
+sound frames, the same control tokens), so everything the workbench shows of it, it shows of the real one.
+
+- Shapes: red, green, blue, yellow, purple or white circles, squares, triangles, stars and crosses, at nine places.
+- Words: zero to nine, the colours and the shapes.
+- Answers in English, in one fixed form each; to anything else it says that it only knows shapes, digits and sounds.
+
+Made by `python -m workbench.pocket.train`, measured by `python -m workbench.pocket.evaluate`: exact match of the whole
+greedy answer on held-out scenes, voices and renderers, weights as stored (bf16), computed with in float32.
+
+## Exact match
+
+{table}
+"""
+
+_LIMITS = """
+## What it cannot do
+
+- It knows nothing but its world. It was never shown a photo.
+- **Human voices are untested.** It learnt speech from synthesisers (espeak-ng, flite). Of one that it never heard it
+  reads as many words as the festival row says.
+- More than three shapes, touching shapes, other colours, letters and numbers in pictures: it will answer, and be wrong.
+- It says words it is sure of and words it guesses in the same tone. Look at the probabilities: that is what they are for.
+"""
+
+
+def table(scores: Scores) -> str:
+    """The exact-match table, Markdown."""
+    lines = ["| task | exact match | asked |", "|---|---:|---:|"]
+    lines += [f"| {row} | {scores.share(row):.3f} | {scores.asked[row]} |" for row in scores.asked if row != "story"]
+    lines.append(f"| story: entropy, nats a token | {scores.story_entropy:.2f} | {scores.asked['story']} |")
+    return "\n".join(lines)
+
+
+def drafts_table(kept: Acceptance) -> str:
+    """Acceptance by position, by task and by modality, Markdown."""
+    modalities = [g for g in ("text", "image", "sound", "image and sound") if g in kept.kept]
+    tasks = [g for g in kept.kept if g not in ("all", *modalities)]
+    lines = ["| | 1st draft | 2nd | 3rd | 4th | tokens a round |", "|---|---:|---:|---:|---:|---:|"]
+    for name in ("all", *modalities, *tasks):
+        shares = " | ".join(f"{x:.2f}" if x == x else "–" for x in kept.by_position(name))  # noqa: PLR0124 (NaN)
+        lines.append(f"| {name} | {shares} | {kept.tokens_a_round(name):.2f} |")
+    return "\n".join(lines)
+
+
+def confusions(scores: Scores, row: str, most: int = 8) -> str:
+    """The commonest mistakes of a row of spoken words."""
+    wrong = [(n, said, heard) for (said, heard), n in scores.heard[row].items() if said != heard]
+    listed = [f"{said} as {heard} ({n})" for n, said, heard in sorted(wrong, reverse=True)[:most]]
+    return ", ".join(listed) or "none"
+
+
+def write(scores: Scores, folder: Path, curve: list | None, kept: Acceptance | None) -> str:
+    """The whole card.
+
+    Args:
+        scores: of ``evaluate.measure``.
+        folder: the weights measured.
+        curve: rows of (step, loss, share of answer tokens right) of the training run, if at hand.
+        kept: the drafter's acceptance, if there is one.
+    """
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as stored:
+        parameters = sum(_count(stored.get_slice(k).get_shape()) for k in stored.keys()) / 1e6  # noqa: SIM118
+    parts = [_INTRO.format(parameters=parameters, table=table(scores))]
+    for row in scores.heard:
+        parts.append(f"\nMisheard, {row.removeprefix('word, ')}: {confusions(scores, row)}.\n")
+    if kept is not None:
+        parts.append(
+            "\n## The drafter\n\nFour drafts a round, greedy, held-out prompts; a share is of the drafts that were judged "
+            f"(those before them in the round were right).\n\n{drafts_table(kept)}\n"
+        )
+    if curve:
+        chosen = curve[:: max(1, len(curve) // 12)]
+        rows = "\n".join(f"| {int(step)} | {loss:.3f} | {right:.3f} |" for step, loss, right in [*chosen, curve[-1]])
+        parts.append(f"\n## Learning curve\n\n| step | loss | answer tokens right |\n|---:|---:|---:|\n{rows}\n")
+    parts.append(_LIMITS)
+    return "".join(parts)
+
+
+def _count(shape: list[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total

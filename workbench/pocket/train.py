@@ -1,0 +1,342 @@
+"""Train the pocket model: ``python -m workbench.pocket.train``.
+
+Seeded; resumes from its last checkpoint; Ctrl-C stops it cleanly with a checkpoint; a checkpoint made with other
+settings is refused. When the last step is done the weights are written where ``--export`` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import Incompatible
+from workbench.pocket.data import Mix
+from workbench.pocket.world import COLOURS, SHAPES
+
+__all__ = ["Recipe", "main", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the result. Two runs of equal recipes are the same run.
+
+    Attributes:
+        look: weight of a second loss: a linear head, thrown away afterwards, reads off every image token's hidden state
+            in the middle of the network what fills that ninth of the picture. Answers alone teach colours and places
+            quickly and shapes very slowly.
+        begin: folder of the weights to start from; empty for random ones.
+    """
+
+    steps: int = 2600
+    seed: int = 1
+    muon: float = 0.02
+    adam: float = 2e-3
+    warmup: int = 60
+    floor: float = 0.05
+    clip: float = 1.0
+    voices: int = 320
+    look: float = 0.0
+    begin: str = ""
+    mix: Mix = field(default_factory=Mix)
+
+    def factor(self, step: int) -> float:
+        """Learning-rate factor: linear warm-up, then cosine down to ``floor``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Steps:
+    """A map-style dataset: index = step."""
+
+    def __init__(self, recipe: Recipe, tokenizer, bank) -> None:  # noqa: ANN001
+        from workbench.pocket.data import Teller
+
+        self.recipe, self.bank, self.tokenizer = recipe, bank, tokenizer
+        self.teller: Teller | None = None
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> dict:
+        import torch
+
+        from workbench.pocket.data import Teller, batch
+
+        torch.set_num_threads(1)
+        if self.teller is None:
+            self.teller = Teller(self.tokenizer)
+        packed = batch(step, self.recipe.seed, self.teller, self.bank, self.recipe.mix)
+        return {k: torch.from_numpy(v) for k, v in vars(packed).items() if k != "tasks"}
+
+
+def batches(recipe: Recipe, tokenizer, bank, first: int, workers: int = 1):  # noqa: ANN001
+    """Batches from step ``first`` on, made in the background."""
+    from torch.utils.data import DataLoader
+
+    steps = _Steps(recipe, tokenizer, bank)
+    return DataLoader(
+        steps, batch_size=None, sampler=range(first, recipe.steps), num_workers=workers,
+        prefetch_factor=3 if workers else None,
+    )  # fmt: skip
+
+
+def media_inputs(data: dict) -> dict:
+    """The pictures and sounds of a packed batch, as the model's forward and ``generate`` take them."""
+    media = {}
+    if len(data["image_patches"]):
+        media["pixel_values"] = data["image_patches"].float() * (1 / 255)
+        media["image_position_ids"] = data["image_xy"]
+    if len(data["audio_frames"]):
+        media["input_features"] = data["audio_frames"]
+        media["input_features_mask"] = data["audio_mask"]
+    return media
+
+
+def hidden_states(model, data: dict, window: int):  # noqa: ANN001
+    """The model's last hidden states (B, T, H) of a packed batch, under the right masks."""
+    from workbench.pocket.packing import masks
+
+    attention = masks(data["tree"], data["branch"], data["block"], data["position"], window)
+    return model.model(
+        input_ids=data["ids"],
+        attention_mask=attention,
+        position_ids=data["position"],
+        use_cache=False,
+        **media_inputs(data),
+    ).last_hidden_state
+
+
+class Look:
+    """Reads what a patch shows off the hidden state of its token after one of the middle layers.
+
+    Args:
+        model: the model to listen to.
+        layer: whose output.
+    """
+
+    def __init__(self, model, layer: int = 3) -> None:  # noqa: ANN001
+        import torch
+
+        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(SHAPES) + len(COLOURS) + 2)
+        self.seen: Any = None
+        model.model.language_model.layers[layer].register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output) -> None:  # noqa: ANN001
+        self.seen = output
+
+    def loss(self, data: dict):
+        """Cross-entropy of shape and colour over all image tokens; empty ninths count a fifth."""
+        import torch
+        from torch.nn import functional as f
+
+        labels = data["patch_labels"]
+        if not len(labels):
+            return torch.zeros(())
+        logits = self.head(self.seen[data["block"] >= 0])
+        weights = torch.where(labels[:, 0] > 0, 1.0, 0.2) * (labels[:, 0] >= 0)
+        labels = labels.clamp(min=0)
+        n = len(SHAPES) + 1
+        each = f.cross_entropy(logits[:, :n], labels[:, 0], reduction="none")
+        each = each + f.cross_entropy(logits[:, n:], labels[:, 1], reduction="none")
+        return (each * weights).sum() / weights.sum().clamp(min=1)
+
+
+def loss_of(model, data: dict, window: int):  # noqa: ANN001
+    """Weighted cross-entropy of the answers, and the share of answer tokens predicted right."""
+    import torch
+    from torch.nn import functional as f
+
+    hidden = hidden_states(model, data, window)[data["rows"], data["cols"]]
+    cap = model.config.text_config.final_logit_softcapping
+    logits = cap * torch.tanh(model.lm_head(hidden) / cap)
+    each = f.cross_entropy(logits, data["targets"], reduction="none")
+    weights = data["weights"]
+    right = ((logits.argmax(-1) == data["targets"]) & (weights == 1)).sum() / (weights == 1).sum()
+    return (each * weights).sum() / weights.sum(), right
+
+
+def write_checkpoint(path: Path, recipe: Recipe, step: int, model, optimizer, curve: list, head=None) -> None:  # noqa: ANN001
+    """Replace the checkpoint by a new one; a run killed in between keeps the old one."""
+    import torch
+
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {"recipe": asdict(recipe), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+         "curve": curve, "head": head.state_dict() if head else None}, partial,
+    )  # fmt: skip
+    partial.replace(path)
+
+
+def resume(path: Path, recipe: Recipe, model, optimizer, head=None) -> tuple[int, list]:  # noqa: ANN001
+    """Go on from a checkpoint: its step and curve.
+
+    Raises:
+        Incompatible: it belongs to another configuration, or cannot be read.
+    """
+    import torch
+
+    try:
+        stored = torch.load(path, weights_only=True)
+    except Exception as error:  # noqa: BLE001 (torch.load of a broken file raises whatever the bytes lead to)
+        raise Incompatible(
+            f"{path} is no checkpoint of a training run ({error}). Delete it, or give another --out."
+        ) from None
+    ours = json.loads(json.dumps(asdict(recipe)))
+    theirs = json.loads(json.dumps(stored["recipe"]))
+    if ours != theirs:
+        parts = {k: (theirs.get(k), ours.get(k)) for k in ours.keys() | theirs.keys() if theirs.get(k) != ours.get(k)}
+        said = "; ".join(f"{k}: checkpoint {a!r}, asked {b!r}" for k, (a, b) in sorted(parts.items()))
+        raise Incompatible(
+            f"{path} belongs to another configuration ({said}). Give the same settings, another --out, or delete it."
+        )
+    try:
+        model.load_state_dict(stored["model"])
+        optimizer.load_state_dict(stored["optimizer"])
+        if head is not None:
+            head.load_state_dict(stored["head"])
+    except (RuntimeError, ValueError) as error:
+        raise Incompatible(
+            f"{path} holds a model of another shape. Give another --out, or delete it. ({error})"
+        ) from None
+    return stored["step"], stored["curve"]
+
+
+def train(
+    recipe: Recipe, out: Path, export: Path | None = None, every: int = 100, stop_after: int | None = None
+) -> bool:
+    """Train, or go on training.
+
+    Args:
+        recipe: the settings.
+        out: folder of the checkpoint and the log.
+        export: where the finished weights go; None leaves them in ``out/weights``.
+        every: steps between checkpoints.
+        stop_after: stop (with a checkpoint) at this step, as Ctrl-C would.
+
+    Returns:
+        True when the last step is done.
+
+    Raises:
+        Incompatible: ``out`` holds a checkpoint of another configuration.
+        MediaError: a speech synthesiser is missing.
+    """
+    import torch
+
+    from workbench.pocket import build, speech
+
+    out.mkdir(parents=True, exist_ok=True)
+    processor = build.build_processor()
+    model = build.build_model(processor.tokenizer, recipe.seed)
+    if recipe.begin:
+        model.load_state_dict(type(model).from_pretrained(recipe.begin, dtype=torch.float32).state_dict())
+    look = Look(model) if recipe.look else None
+    head = look.head if look else None
+    optimizer = Optimizer(model, recipe, head)
+    path = out / "checkpoint.pt"
+    step, curve = resume(path, recipe, model, optimizer, head) if path.exists() else (0, [])
+    if step:
+        print(f"going on from step {step} of {recipe.steps}", flush=True)
+    bank = speech.bank("train", recipe.voices)
+    window = model.config.text_config.sliding_window
+    model.train()
+    started, first = time.monotonic(), step
+    recent: list[tuple[float, float]] = []
+    last = min(recipe.steps, stop_after or recipe.steps)
+    try:
+        for data in batches(recipe, processor.tokenizer, bank, step):
+            if step >= last:
+                break
+            loss, right = loss_of(model, data, window)
+            total = loss + recipe.look * look.loss(data) if look else loss
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step(recipe.factor(step))
+            step += 1
+            recent.append((loss.item(), right.item()))
+            if step % 20 == 0 or step == recipe.steps:
+                mean = [sum(x) / len(recent) for x in zip(*recent, strict=True)]
+                curve.append([step, *mean])
+                recent = []
+                rate = (time.monotonic() - started) / (step - first)
+                left = (recipe.steps - step) * rate
+                print(
+                    f"step {step}/{recipe.steps}  loss {mean[0]:.4f}  tokens right {mean[1]:.3f}  "
+                    f"{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
+                )  # fmt: skip
+            if step % every == 0:
+                write_checkpoint(path, recipe, step, model, optimizer, curve, head)
+    except KeyboardInterrupt:
+        print(f"stopped at step {step}; run the same command again to go on", flush=True)
+    write_checkpoint(path, recipe, step, model, optimizer, curve, head)
+    (out / "curve.json").write_text(json.dumps(curve))
+    build.save(model, processor, out / "weights")
+    if step < recipe.steps:
+        return False
+    if export is not None:
+        build.save(model, processor, export)
+    print(f"done: {recipe.steps} steps, weights in {export or out / 'weights'}", flush=True)
+    return True
+
+
+def Optimizer(model, recipe: Recipe, head=None):  # noqa: ANN001, N802
+    """The recipe's optimizer for a model and, if there is one, the head of ``Look``."""
+    import torch
+
+    from workbench.pocket.optim import Optimizer as Both
+
+    together = torch.nn.ModuleList([model, head]) if head is not None else model
+    return Both(together, recipe.muon, recipe.adam)
+
+
+def interruptible() -> None:
+    """Let Ctrl-C and a polite kill stop a run cleanly, also one started in the background, where shells ignore them."""
+    import signal
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)
+
+
+def main() -> None:
+    """The command line."""
+    import torch
+
+    from workbench.pocket import WEIGHTS
+
+    defaults = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--muon", type=float, default=defaults.muon, help="learning rate of the layers' matrices")
+    parser.add_argument("--adam", type=float, default=defaults.adam, help="learning rate of everything else")
+    parser.add_argument("--rows", type=int, default=defaults.mix.rows)
+    parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="checkpoint and log")
+    parser.add_argument("--export", type=Path, default=WEIGHTS, help="where the finished weights go")
+    parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="2: many pictures, from --begin's weights")
+    parser.add_argument("--begin", default="", help="folder of the weights to start from")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    interruptible()
+    if args.stage == 1:
+        mix, look = Mix(rows=args.rows), 0.0
+    else:
+        mix, look = Mix(rows=24, length=160, image=0.62, both=0.1, audio=0.24, text=0.04, budget=150, most=4), 0.5
+    recipe = Recipe(
+        steps=args.steps, seed=args.seed, muon=args.muon, adam=args.adam, look=look, begin=args.begin, mix=mix
+    )
+    try:
+        train(recipe, args.out, args.export, stop_after=args.stop_after)
+    except Incompatible as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
