@@ -131,26 +131,12 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
     valid = np.zeros((len(sounds), longest), bool)
     for k, s in enumerate(sounds):
         frames[k, : len(s)], valid[k, : len(s)] = s, True
-    r, c, t, w, which = (np.array(x) for x in zip(*where, strict=True))
-    w = w.astype(np.float32)
+    at_row, at_col, targets, weights, which = (np.array(x) for x in zip(*where, strict=True))
+    weights = weights.astype(np.float32)
     return Packed(
-        ids,
-        position,
-        tree_of,
-        branch_of,
-        block,
-        r,
-        c,
-        t,
-        w,
-        patches,
-        xy,
-        frames,
-        valid,
-        np.concatenate(labels),
-        which,
-        tasks,
-    )
+        ids, position, tree_of, branch_of, block, at_row, at_col, targets, weights, patches, xy, frames, valid,
+        np.concatenate(labels), which, tasks,
+    )  # fmt: skip
 
 
 def masks(tree, branch, block, position, window: int):  # noqa: ANN001, ANN201 (torch tensors (B, T), imported nowhere)
