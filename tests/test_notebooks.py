@@ -14,10 +14,8 @@ LESSONS = Path(__file__).resolve().parents[1] / "notebooks"
 
 def text_of(cell):
     """What a cell printed or showed, as plain text."""
-    said = []
-    for output in cell.get("outputs", []):
-        said.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
-    return "\n".join(said)
+    outputs = cell.get("outputs", [])
+    return "\n".join(one.get("text") or one.get("data", {}).get("text/plain", "") for one in outputs)
 
 
 @pytest.fixture(scope="module")
