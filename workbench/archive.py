@@ -5,8 +5,7 @@ disk, knows no pickle, and believes no size: names, kinds, counts and sizes are 
 is read, and again while it is read. Every failure is a :class:`~workbench.errors.TraceError` that says why; the caller
 adds which file.
 
-Tables are plain on purpose: required columns of fixed width without compression or nesting, so that a few bytes cannot
-unfold into gigabytes inside the Parquet reader. Text is read as dictionary and indices for the same reason.
+Tables are plain Parquet, see ``workbench.parquet``; arrays are ``.npy`` files with the very headers that numpy writes.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from workbench.errors import TraceError
+from workbench.parquet import read_table
 
-__all__ = ["MAX_FILE", "MAX_ROWS", "Archive", "array_bytes", "json_bytes", "table_bytes", "write"]
+__all__ = ["MAX_FILE", "Archive", "array_bytes", "json_bytes", "write"]
 
 MAX_FILE = 1 << 30  # bytes of the file, and of all members together once unpacked
 MAX_MEMBERS = 4096
-MAX_ROWS = 1 << 24  # of a table
 MAX_DEPTH = 40  # of nested JSON
 MAX_BYTES = {".json": 16 << 20, ".parquet": 256 << 20, ".npy": 512 << 20}  # of one member; media:
 MAX_MEDIA_BYTES = 256 << 20
@@ -102,26 +101,6 @@ def json_bytes(value: Any, what: str) -> bytes:
     data = _SURROGATE.sub("\ufffd", text).encode()
     _json(data, what)  # too deep, or two keys that become one
     return data
-
-
-def table_bytes(columns: Mapping[str, np.ndarray | Sequence[str]]) -> bytes:
-    """Columns of numbers (numpy) or text, all of one length, to a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays, fields, texts = [], [], []
-    for name, column in columns.items():
-        if not isinstance(column, np.ndarray):
-            texts.append(name)
-            array = pa.array([_SURROGATE.sub("\ufffd", str(text)) for text in column], pa.string())
-        else:
-            array = pa.array(np.ascontiguousarray(column))
-        arrays.append(array)
-        fields.append(pa.field(name, array.type, nullable=False))
-    file = io.BytesIO()
-    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-    pq.write_table(table, file, compression="none", use_dictionary=texts, write_statistics=False, store_schema=False)
-    return file.getvalue()
 
 
 def array_bytes(array: np.ndarray, what: str) -> bytes:
@@ -200,27 +179,11 @@ class Archive:
         Returns:
             Arrays by column; tuples of text.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         data = self.read(name)
-        texts = [column for column, dtype in columns.items() if dtype is str]
         try:
-            file = pq.ParquetFile(
-                pa.BufferReader(data), read_dictionary=texts, pre_buffer=False,
-                thrift_string_size_limit=1 << 20, thrift_container_size_limit=1 << 20,
-            )  # fmt: skip
-            _check_table(file, columns, rows)
-            table = file.read(use_threads=False)
-            table.validate(full=True)
-            _check_values(table, rows)
-            return {column: _column(table[column], dtype) for column, dtype in columns.items()}
+            return read_table(data, columns, rows)
         except TraceError as error:
             raise TraceError(f"{name} in it: {error}") from error
-        # Arrow's errors are of these kinds, its own or Python's; text that is not UTF-8 is a ValueError.
-        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError,
-                MemoryError) as error:  # fmt: skip
-            raise TraceError(f"{name} in it is no table we can read ({_reason(error)}).") from error
 
     def array(self, name: str) -> np.ndarray:
         """One ``.npy`` member; read-only. Only the very headers that :func:`array_bytes` writes are read."""
@@ -314,43 +277,6 @@ def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a key stands twice")
     return made
-
-
-def _check_table(file: Any, columns: Mapping[str, Any], rows: int) -> None:
-    """What the footer says, before any page is read."""
-    meta = file.metadata
-    if meta.num_rows != rows or rows > MAX_ROWS:
-        raise TraceError(f"{meta.num_rows:,} rows. Expected {rows:,}, and at most {MAX_ROWS:,}.")
-    if tuple(file.schema.names) != tuple(columns) or meta.num_row_groups > 1 + rows // 1024:
-        names = ascii(", ".join(file.schema.names))[1:-1][:200]
-        raise TraceError(f"columns {names}. Expected {', '.join(columns)}.")
-    for k, (name, dtype) in enumerate(columns.items()):
-        spec, kind = file.schema.column(k), file.schema_arrow.field(k).type
-        wanted = "dictionary<values=string, indices=int32, ordered=0>" if dtype is str else _ARROW[np.dtype(dtype).name]
-        if str(kind) != wanted or spec.max_repetition_level or spec.max_definition_level:
-            raise TraceError(f"column {name} is {kind}. Expected {wanted}, without gaps.")
-    for group in range(meta.num_row_groups):
-        if any(meta.row_group(group).column(k).compression != "UNCOMPRESSED" for k in range(len(columns))):
-            raise TraceError("it is compressed inside. Expected none (the archive compresses).")
-
-
-def _check_values(table: Any, rows: int) -> None:
-    """What the pages held after all."""
-    if table.num_rows != rows or any(column.null_count for column in table.columns):
-        raise TraceError("values are missing.")
-
-
-_ARROW = {"int8": "int8", "int32": "int32", "float32": "float", "float64": "double"}
-
-
-def _column(column: Any, dtype: Any) -> Any:
-    if dtype is not str:
-        return column.to_numpy().astype(dtype, copy=False)
-    made: list[str] = []
-    for chunk in column.chunks:
-        words = chunk.dictionary.to_pylist()  # each text once, however many rows have it
-        made += [words[k] for k in chunk.indices.to_pylist()]
-    return tuple(made)
 
 
 def _reason(error: BaseException) -> str:

@@ -37,10 +37,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from workbench.archive import MAX_ROWS, Archive, array_bytes, json_bytes, table_bytes, write
+from workbench.archive import Archive, array_bytes, json_bytes, write
 from workbench.columns import Prompt, Rounds, Segment, Tokens
 from workbench.errors import MediaError, TraceError
 from workbench.media import Audio, Image, audio_from_record, display_name, image_from_record
+from workbench.parquet import MAX_ROWS, table_bytes
 from workbench.trace import ModelInfo, Settings, Timing, Trace, Usage
 from workbench.tracecheck import MAX_DECODED, MAX_MEDIA, READING_NAME, check
 
