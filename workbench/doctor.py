@@ -27,7 +27,6 @@ from workbench.catalog import CATALOG
 
 __all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe", "refused", "table"]
 
-LEVELS = ("ok", "note", "broken")
 CORE = ("anywidget", "ipywidgets", "numpy", "pandas", "pillow", "plotly", "pyarrow", "soundfile", "soxr")
 EXTRAS = {
     "model": ("accelerate", "torch", "torchvision", "transformers"),
@@ -35,7 +34,6 @@ EXTRAS = {
     "demo": ("gradio",),
 }
 TORCH, TORCHVISION, CUDA = "2.14.1", "0.29.1", "13.0"  # of requirements.lock; CUDA is what that torch is built for
-_MODEL = EXTRAS["model"]
 
 
 @dataclass(frozen=True)
@@ -180,10 +178,8 @@ def _torch(facts: Facts) -> list[Finding]:
         return []
     out = []
     if facts.torch_error:
-        if facts.system == "Windows" and "DLL" in facts.torch_error:
-            advice = " (on Windows mostly: Microsoft's Visual C++ Redistributable is missing)"
-        else:
-            advice = ""
+        dll = facts.system == "Windows" and "DLL" in facts.torch_error
+        advice = " (on Windows mostly: Microsoft's Visual C++ Redistributable is missing)" if dll else ""
         text = f"torch is installed and cannot be imported: {facts.torch_error}{advice}"
         return [Finding("Device", "broken", text, _take_torch(facts, cuda=False))]
     for gpu in facts.gpus:
@@ -195,11 +191,8 @@ def _torch(facts: Facts) -> list[Finding]:
     if facts.driver is not None and not any(gpu.kind == "cuda" for gpu in facts.gpus):
         driver = f"an NVIDIA driver{' ' + facts.driver if facts.driver else ''} is here"
         old = facts.driver_cuda is not None and _numbers(facts.driver_cuda) < _numbers(CUDA)
-        hint = (
-            f"; the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}: update the driver first"
-            if old
-            else ""
-        )
+        hint = f"; the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}: update the driver first"
+        hint = hint if old else ""
         if facts.torch_build is None:
             text = f"{driver}, and this torch is built for the CPU alone: the GPU lies idle{hint}"
             out.append(Finding("NVIDIA", "note", text, _take_torch(facts, cuda=True)))
