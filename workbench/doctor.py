@@ -191,8 +191,8 @@ def _torch(facts: Facts) -> list[Finding]:
     if facts.driver is not None and not any(gpu.kind == "cuda" for gpu in facts.gpus):
         driver = f"an NVIDIA driver{' ' + facts.driver if facts.driver else ''} is here"
         old = facts.driver_cuda is not None and _numbers(facts.driver_cuda) < _numbers(CUDA)
-        hint = f"; the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}: update the driver first"
-        hint = hint if old else ""
+        serves = f"the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}"
+        hint = f"; {serves}: update the driver first" if old else ""
         if facts.torch_build is None:
             text = f"{driver}, and this torch is built for the CPU alone: the GPU lies idle{hint}"
             out.append(Finding("NVIDIA", "note", text, _take_torch(facts, cuda=True)))
