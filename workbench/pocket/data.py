@@ -22,6 +22,9 @@ SYSTEM = (
 )  # fmt: skip
 
 
+CROWD_TASKS = ("place", "colour", "shape", "count", "yes or no")
+
+
 @dataclass(frozen=True)
 class Mix:
     """What a batch is made of.
@@ -31,6 +34,7 @@ class Mix:
         image, both, audio, text: share of trees with these media.
         budget: tokens an image tree may fill with questions.
         most: questions over one picture.
+        crowd: share of pictures with four to nine things: many more shapes seen for the same work.
     """
 
     rows: int = 16
@@ -41,6 +45,7 @@ class Mix:
     text: float = 0.09
     budget: int = 225
     most: int = 12
+    crowd: float = 0.0
 
 
 class Teller:
@@ -112,7 +117,8 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     draw = rng.random()
     sees = draw < mix.image + mix.both
     hears = mix.image <= draw < mix.image + mix.both + mix.audio
-    scene = random_scene(rng) if sees else None
+    crowded = mix.crowd > 0 and rng.random() < mix.crowd
+    scene = (random_scene(rng, 4, 9) if crowded else random_scene(rng)) if sees else None
     word = WORDS[int(rng.integers(len(WORDS)))] if hears else None
     shown = Shown(scene, word)
     media = []
@@ -123,7 +129,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     if rng.random() < 0.25:
         media.reverse()
     thought = ""
-    if media and rng.random() < 0.06:
+    if media and not (crowded and sees) and rng.random() < 0.06:
         thought = " ".join(([describe(scene)] if sees else []) + ([f'A voice says "{word}".'] if hears else []))
     system = SYSTEM[int(rng.integers(len(SYSTEM)))] if rng.random() < 0.1 else ""
     head = "<bos>"
@@ -133,7 +139,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
 
     def ask() -> Turn:
         odd = missing(shown, rng) if rng.random() < 0.04 else None
-        return odd or random_turn(shown, rng)
+        return odd or random_turn(shown, rng, CROWD_TASKS if crowded and sees else None)
 
     if media and rng.random() < 0.06:  # the question before the picture or sound
         turn = ask()

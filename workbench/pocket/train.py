@@ -143,6 +143,8 @@ class Look:
         weights = torch.where(labels[:, 0] > 0, 1.0, 0.2) * (labels[:, 0] >= 0)
         labels = labels.clamp(min=0)
         n = len(SHAPES) + 1
+        filled = labels[:, 0] > 0
+        self.shapes_right = (logits[filled, :n].argmax(-1) == labels[filled, 0]).float().mean().item()
         each = f.cross_entropy(logits[:, :n], labels[:, 0], reduction="none")
         each = each + f.cross_entropy(logits[:, n:], labels[:, 1], reduction="none")
         return (each * weights).sum() / weights.sum().clamp(min=1)
@@ -268,7 +270,7 @@ def train(
                 left = (recipe.steps - step) * rate
                 print(
                     f"step {step}/{recipe.steps}  loss {mean[0]:.4f}  tokens right {mean[1]:.3f}  "
-                    f"{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
+                    f"{f'shapes seen {look.shapes_right:.2f}  ' if look else ''}{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
                 )  # fmt: skip
             if step % every == 0:
                 write_checkpoint(path, recipe, step, model, optimizer, curve, head)
@@ -320,13 +322,22 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--stage", type=int, choices=(1, 2), default=1, help="2: many pictures, from --begin's weights")
+    parser.add_argument(
+        "--stage",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="2: many pictures, from --begin's weights; 3: crowded pictures, which teach shapes",
+    )
     parser.add_argument("--begin", default="", help="folder of the weights to start from")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     interruptible()
     if args.stage == 1:
         mix, look = Mix(rows=args.rows), 0.0
+    elif args.stage == 3:
+        mix = Mix(rows=24, length=128, image=0.64, both=0.06, audio=0.26, text=0.04, budget=120, most=3, crowd=0.7)
+        look = 1.0
     else:
         mix, look = Mix(rows=24, length=160, image=0.62, both=0.1, audio=0.24, text=0.04, budget=150, most=4), 0.5
     recipe = Recipe(

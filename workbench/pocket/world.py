@@ -144,14 +144,15 @@ def _background(height: int, width: int, rng: np.random.Generator, dark: bool) -
             value = 0.0 if kind < 0.3 else rng.uniform(0, 0.5)
         else:
             value = 1.0 if kind < 0.35 else rng.uniform(0.0, 1.0)
-        saturation = rng.uniform(0, 0.25) if kind > 0.6 else 0.0
+        # the model's first LayerNorm makes the palest tint as strong as a full colour: most grounds are neutral
+        saturation = rng.uniform(0, 0.25) if kind > 0.85 else 0.0
         return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, value), np.float32) * 255
 
     first = shade()
     kind = rng.random()
     canvas = np.empty((height, width, 3), np.float32)
     canvas[:] = first
-    if kind > 0.55:  # a gradient towards a neighbour of the first shade
+    if kind > 0.75:  # a gradient towards a neighbour of the first shade
         second = np.clip(first + rng.uniform(-60, 60, 3).astype(np.float32), 0, 130 if dark else 255)
         angle = rng.uniform(0, 2 * math.pi)
         ramp = (
@@ -160,7 +161,7 @@ def _background(height: int, width: int, rng: np.random.Generator, dark: bool) -
             + 0.5
         )
         canvas += ramp[..., None] * (second - first)
-    if kind > 0.8:  # blotches: coarse noise stretched over the canvas
+    if kind > 0.9:  # blotches: coarse noise stretched over the canvas
         from PIL import Image
 
         n = int(rng.integers(3, 24))
@@ -199,7 +200,7 @@ def render(scene: Scene, rng: np.random.Generator, width: int = 384, height: int
         if outlined:
             _paint(canvas, _mask(thing.shape, radius * 1.1 + 1, (x, y), np.random.default_rng(seed)), (x, y), ink * 0.1)
         _paint(canvas, _mask(thing.shape, radius, (x, y), np.random.default_rng(seed)), (x, y), ink)
-    if rng.random() < 0.25:  # grain
+    if rng.random() < 0.12:  # grain
         grain = rng.normal(0, rng.uniform(1, 10), (height // 2 + 1, width // 2 + 1, 1)).astype(np.float32)
         canvas += grain.repeat(2, 0).repeat(2, 1)[:height, :width]
     picture = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
