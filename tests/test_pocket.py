@@ -210,7 +210,16 @@ def no_speech(monkeypatch):
     monkeypatch.setattr(speech, "bank", lambda *a, **k: Tones())
 
 
-def test_stopped_and_resumed_training_equals_uninterrupted(tmp_path, no_speech):
+@pytest.fixture
+def one_thread():
+    """Two threads add gradients in whichever order they come: equal to the last bit only with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_stopped_and_resumed_training_equals_uninterrupted(tmp_path, no_speech, one_thread):
     from safetensors.torch import load_file
 
     from workbench.pocket.train import train
