@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.prompt import Feature
 
-__all__ = ["PrefixCache", "keep_all", "keep_window", "rewound", "size_of"]
+__all__ = ["PrefixCache", "crop", "keep_all", "keep_window", "rewound", "size_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +106,22 @@ def keep_window(cache: Any) -> None:
         if layer.is_sliding:
             layer.record_past = False
             _cut(layer, 0)
+
+
+def crop(cache: Any, tokens: int) -> None:
+    """Drop the last ``tokens`` tokens in place, and what then no later token can see.
+
+    Under :func:`keep_all`. The tensors become views: the next pass copies them anyway.
+    """
+    for layer in cache.layers:
+        if not layer.is_initialized:
+            continue
+        stop = layer.keys.shape[-2] - tokens
+        start = max(stop - layer.sliding_window + 1, 0) if layer.is_sliding else 0
+        if layer.is_sliding:
+            layer.cumulative_length -= tokens
+        if start or tokens:
+            layer.keys, layer.values = layer.keys[..., start:stop, :], layer.values[..., start:stop, :]
 
 
 def rewound(cache: Any, tokens: int) -> Any:

@@ -21,23 +21,27 @@ class Entry:
         source: A folder, or an id on the hub.
         gigabytes: Of the bf16 weights; 0 where nothing has to be fetched.
         local: Whether it lies on this disk.
+        drafter: Folder or hub id of its own drafter; empty where there is none.
     """
 
     name: str
     source: str
     gigabytes: float = 0.0
     local: bool = False
+    drafter: str = ""
 
+
+_POCKET = Path(__file__).parent / "pocket"
 
 CATALOG = {
     entry.name: entry
     for entry in (
-        Entry("pocket", str(Path(__file__).parent / "pocket" / "weights"), local=True),
-        Entry("gemma-4-e2b", "google/gemma-4-E2B-it", 11.4),
-        Entry("gemma-4-e4b", "google/gemma-4-E4B-it", 17.9),
-        Entry("gemma-4-12b", "google/gemma-4-12B-it", 26.7),
-        Entry("gemma-4-26b-a4b", "google/gemma-4-26B-A4B-it", 57.7),
-        Entry("gemma-4-31b", "google/gemma-4-31B-it", 69.9),
+        Entry("pocket", str(_POCKET / "weights"), local=True),
+        Entry("gemma-4-e2b", "google/gemma-4-E2B-it", 11.4, drafter="google/gemma-4-E2B-it-assistant"),
+        Entry("gemma-4-e4b", "google/gemma-4-E4B-it", 17.9, drafter="google/gemma-4-E4B-it-assistant"),
+        Entry("gemma-4-12b", "google/gemma-4-12B-it", 26.7, drafter="google/gemma-4-12B-it-assistant"),
+        Entry("gemma-4-26b-a4b", "google/gemma-4-26B-A4B-it", 57.7, drafter="google/gemma-4-26B-A4B-it-assistant"),
+        Entry("gemma-4-31b", "google/gemma-4-31B-it", 69.9, drafter="google/gemma-4-31B-it-assistant"),
     )
 }
 

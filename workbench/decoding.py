@@ -21,11 +21,12 @@ from workbench.cache import PrefixCache, keep_all, keep_window, rewound
 from workbench.errors import ModelError
 from workbench.prompt import Request
 from workbench.recording import Recorder
+from workbench.trace import Rounds
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Engine", "Plain", "Run", "generate"]
+__all__ = ["Engine", "Plain", "Run", "force", "generate"]
 
 
 @dataclass(eq=False)
@@ -67,8 +68,6 @@ class Run:
         import torch
 
         scores = self.processors(self.ids, logits)
-        if self.forced:
-            return self.forced.pop(0), scores
         if self.sample:
             probabilities = torch.softmax(scores, dim=-1)
             return int(torch.multinomial(probabilities, 1, generator=self.generator)), scores
@@ -81,7 +80,7 @@ class Run:
         self.generated.append(token)
         self.ids = torch.cat([self.ids, torch.tensor([[token]], device=self.ids.device)], dim=1)
         self.recorder.add(token, logits, scores, source, round_)
-        if token in self.stops and not self.forced:
+        if token in self.stops and source != "forced":
             self.finish = "stop_token"
         elif len(self.generated) >= self.room:
             self.finish = "max_new_tokens"
@@ -199,15 +198,47 @@ class Plain:
 
     def __call__(self, engine: Engine, run: Run, logits: torch.Tensor) -> None:
         """Go on from the prompt's logits until something ends the run."""
-        position = run.ids.shape[1]
-        source = "forced" if run.forced else "plain"
+        started = force(engine, run, logits)
+        if started is None:
+            return
+        logits = started
         token, scores = run.draw(logits)
-        while not run.emit(token, logits, scores, source):
-            run.hidden = engine.step(token, position, run.cache)
-            position += 1
+        while not run.emit(token, logits, scores, "plain"):
+            run.hidden = engine.step(token, run.ids.shape[1] - 1, run.cache)
             logits = engine.logits(run.hidden)
-            source = "forced" if run.forced else "plain"
             token, scores = run.draw(logits)
+
+    def rounds(self) -> Rounds:
+        """None: nothing is drafted."""
+        return Rounds.none()
+
+
+def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None:
+    """Emit the tokens the answer must begin with, in one pass over them.
+
+    A draw is made and dropped for each, so that a sampled run that is forced along its own tokens goes on as it did.
+
+    Args:
+        logits: (1, V) that predict the first of them.
+
+    Returns:
+        (1, V) logits of the next token; None where the run ended within.
+    """
+    tokens, run.forced = run.forced, []
+    if not tokens:
+        return logits
+    hidden = engine.rows(tokens, run.ids.shape[1], run.cache)
+    after = engine.logits(hidden)
+    for i, token in enumerate(tokens):
+        _, scores = run.draw(logits)
+        ended = run.emit(token, logits, scores, "forced")
+        if i == len(tokens) - 1 and token in run.stops and not ended:
+            run.finish, ended = "stop_token", True
+        if ended:
+            return None
+        logits = after[i : i + 1]
+    run.hidden = hidden[-1:]
+    return logits
 
 
 def _chain(processors: Any) -> Callable[[Any, Any], Any]:

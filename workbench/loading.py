@@ -8,13 +8,15 @@ import platform
 import sys
 import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from workbench import masks
-from workbench.catalog import Entry, find
+from workbench.catalog import CATALOG, Entry, find
+from workbench.drafting import Drafter
 from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.model import LoadedModel
 from workbench.trace import ModelInfo
@@ -56,7 +58,7 @@ def load(
         revision: Of a hub id: branch, tag or commit.
         quantization: None or "none": weights as they are stored. Others come with a later version.
         device: ``cpu``, ``cuda``, ``mps`` …; None takes what is there (pocket: always the CPU, where it is quick).
-        drafter: None or False; drafters come with a later version.
+        drafter: None is the model's own, where it has one; False is none; or a folder or hub id of another.
         context: Tokens that prompt and answer may fill together; None is the model's own limit.
         force: Load although the weights are larger than the free memory.
         progress: Print the line that pins what was loaded, and a bar for long steps.
@@ -64,23 +66,22 @@ def load(
     Raises:
         ModelError: An unknown name, or a folder that cannot be loaded.
         DoesNotFit: Not enough memory; says how much is missing.
-        Incompatible: A release of Transformers or torch that does not work.
+        Incompatible: A release of Transformers or torch that does not work, or a drafter of another model.
     """
     entry = find(variant if variant is not None else name)
+    draws = _drafter_source(drafter, find(name) if variant is not None else entry)
     if quantization not in (None, "none"):
         raise ModelError(f"quantization={quantization!r} is not known to this version; expected None.")
-    if drafter not in (None, False):
-        raise ModelError(f"drafter={drafter!r}: this version has no drafting yet; expected None.")
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     held = _registry()
     if not held.models:  # what is loaded has been through this
         check_versions()
     where = _device(device, entry)
-    key = (entry.source, revision, where, context)
+    key = (entry.source, revision, where, context, draws)
     with held.lock:
         if key not in held.models:
-            held.models[key] = _load(entry, revision, where, context, force, progress)
+            held.models[key] = _load(entry, revision, where, context, draws, force, progress)
         return held.models[key]
 
 
@@ -160,14 +161,13 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 
 def _load(
-    entry: Entry, revision: str | None, device: str, context: int | None, force: bool, progress: bool
+    entry: Entry, revision: str | None, device: str, context: int | None, drafter: str, force: bool, progress: bool
 ) -> LoadedModel:
     import torch
     import transformers
-    from safetensors import SafetensorError
     from transformers.utils import logging as bars
 
-    folder = Path(entry.source) if entry.local else _fetch(entry, revision)
+    folder = Path(entry.source) if entry.local else _fetch(entry.name, entry.source, revision, entry.gigabytes)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     if not size:
@@ -183,48 +183,102 @@ def _load(
     if quiet:
         bars.disable_progress_bar()
     try:
-        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        transformer, report = transformers.AutoModelForMultimodalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{entry.name} could not be loaded from {folder}: {error}") from error
+        processor = _from(entry.name, folder, lambda: transformers.AutoProcessor.from_pretrained(
+            folder, local_files_only=True
+        ))  # fmt: skip
+        transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device)
+        assistant, about = _drafter(drafter, transformer, dtype, device)
     finally:
         if had_bars:
             bars.enable_progress_bar()
-    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
-    if wrong:
-        raise ModelError(f"The weights of {entry.name} do not match its configuration: {wrong}")
-    transformer = transformer.eval().to(device)
-    transformer.requires_grad_(requires_grad=False)
     info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
+    info = replace(info, drafter=about.get("name"), drafter_hash=about.get("hash"))
     if context is not None and context > info.context:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
-    model = LoadedModel(transformer, processor, info, context=context)
+    model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
         more = "".join(f", {k}={v!r}" for k, v in (("revision", revision), ("context", context)) if v is not None)
         millions = sum(p.numel() for p in transformer.parameters()) / 1e6
         print(  # noqa: T201 (the line that pins what was chosen)
             f"workbench.load({entry.name!r}, device={device!r}{more})  # {millions:,.1f} M parameters, {info.dtype}, "
-            f"weights {info.weights_hash[:12]}"
+            f"weights {info.weights_hash[:12]}, {f'drafter {info.drafter}' if info.drafter else 'no drafter'}"
         )
     return model
 
 
-def _fetch(entry: Entry, revision: str | None) -> Path:
+def _from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns, with its many kinds of errors said as one."""
+    from safetensors import SafetensorError
+
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{name} could not be loaded from {folder}: {error}") from error
+
+
+def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str) -> Any:
+    """A Transformers model of a folder, every weight accounted for, frozen."""
+    transformer, report = _from(name, folder, lambda: kind.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+    ))  # fmt: skip
+    wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
+    if wrong:
+        raise ModelError(f"The weights of {name} do not match its configuration: {wrong}")
+    transformer = transformer.eval().to(device)
+    transformer.requires_grad_(requires_grad=False)
+    return transformer
+
+
+def _drafter_source(asked: str | os.PathLike | bool | None, entry: Entry) -> str:
+    """The folder or hub id of the drafter that ``drafter=`` means; empty for none."""
+    if asked is False:
+        return ""
+    if asked is None or asked is True:
+        if asked and not entry.drafter:
+            raise ModelError(f"drafter=True: {entry.name} has no drafter of its own; pass a folder or a hub id.")
+        return entry.drafter
+    if isinstance(asked, (str, os.PathLike)) and str(asked).strip():
+        text = os.fspath(asked)
+        folder = Path(text).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        if text.count("/") == 1 and not text.startswith((".", "~", "/")):
+            return text
+    raise ModelError(f"drafter={asked!r}: expected None (the model's own), False (none), a folder, or a hub id.")
+
+
+def _drafter(source: str, transformer: Any, dtype: Any, device: str) -> tuple[Any, dict[str, str]]:
+    """The assistant model, and its name and hash for the trace."""
+    if not source:
+        return None, {}
+    import transformers
+
+    folder = Path(source) if Path(source).is_dir() else _fetch("the drafter", source, None, 0.9)
+    config = _from("the drafter", folder, lambda: transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True
+    ))  # fmt: skip
+    if not config.model_type.endswith("_assistant"):
+        raise Incompatible(f"{source} is no drafter but a {config.model_type}; Gemma 4's end in -assistant.")
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    assistant = _weights("the drafter", kind, folder, dtype, device)
+    Drafter(assistant, transformer)  # does it fit?
+    own = source == CATALOG["pocket"].drafter
+    return assistant, {"name": "pocket-drafter" if own else source, "hash": _weights_hash(folder)}
+
+
+def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(entry.source, revision=revision))
+        return Path(huggingface_hub.snapshot_download(source, revision=revision))
     except RepositoryNotFoundError:
         raise ModelError(
-            f"The hub has no model {entry.source!r}, or it is closed to you: log in with `hf auth login`."
+            f"The hub has no model {source!r}, or it is closed to you: log in with `hf auth login`."
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{entry.name} ({entry.source}, about {entry.gigabytes:g} GB) is not on this disk and could not be "
-            f"fetched: {error}"
+            f"{name} ({source}, about {gigabytes:g} GB) is not on this disk and could not be fetched: {error}"
         ) from error
 
 

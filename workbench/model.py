@@ -13,10 +13,11 @@ import numpy as np
 
 from workbench.cache import PrefixCache
 from workbench.decoding import Engine, Plain, generate
+from workbench.drafting import Drafted, Drafter
 from workbench.errors import Incompatible, MediaError, ModelError, PromptError, TraceError
 from workbench.prompt import Conversation, Prompter, Request, conversation
 from workbench.recording import Recorder
-from workbench.trace import ModelInfo, Rounds, Segment, Settings, Timing, Token, Trace, Usage
+from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, Usage
 
 __all__ = ["LoadedModel"]
 
@@ -49,6 +50,7 @@ class LoadedModel:
         self._prompter = Prompter(processor)
         self._prefixes = PrefixCache()
         self._engine = Engine(transformer, self._prefixes)
+        self._drafter = Drafter(drafter, transformer) if drafter is not None else None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -103,7 +105,8 @@ class LoadedModel:
             top_k: Draw from the k most probable tokens only; 0 is off.
             top_p: Draw from the smallest set that holds this probability only; 1.0 is off.
             seed: Makes a sampled run repeatable. None draws one; it is in ``trace.settings.seed``.
-            draft: Drafts a round of multi-token prediction; 0 is none, "auto" adapts, and is none without a drafter.
+            draft: Drafts a round of multi-token prediction; 0 is none, "auto" adapts, and is none without a
+                drafter. The answer does not depend on it.
             top: How many alternatives to record of every token.
             image_tokens: Soft tokens an image may take: 70, 140, 280, 560 or 1120; None is the model's default.
             on_token: Called with each :class:`~workbench.trace.Token` as soon as it is known.
@@ -172,7 +175,7 @@ class LoadedModel:
         with self._lock:
             self._closed = True
             self._prefixes.clear()
-            self.transformer = self.drafter = self._engine = None  # type: ignore[assignment]
+            self.transformer = self.drafter = self._engine = self._drafter = None  # type: ignore[assignment]
 
     def _settings(
         self, *, max_new_tokens: Any, temperature: Any, top_k: Any, top_p: Any, seed: Any, draft: Any, top: Any,
@@ -233,11 +236,15 @@ class LoadedModel:
             top=settings.top, piece=self._prompter.piece, greedy=settings.temperature == 0, on_token=on_token,
             began=began,
         )  # fmt: skip
+        strategy: Plain | Drafted = Plain()
+        if self._drafter is not None and settings.draft != 0:
+            strategy = Drafted(self._drafter, settings.draft, sampled=settings.temperature > 0)
         run = generate(
-            self._engine, request, config, Plain(), recorder, seed=settings.seed,
+            self._engine, request, config, strategy, recorder, seed=settings.seed,
             stopped=stop.is_set if stop is not None else _never, room=room, forced=forced,
         )  # fmt: skip
-        tokens = recorder.tokens()
+        rounds = strategy.rounds()
+        tokens = recorder.tokens(rounds.draft_ids)
         ended = time.perf_counter()
         finish = "context" if run.finish == "max_new_tokens" and room < settings.max_new_tokens else run.finish
         stopping = finish == "stop_token"
@@ -249,7 +256,7 @@ class LoadedModel:
         return Trace(
             text=self._words(said, segments, T, "text"),
             thought=self._words(said, segments, T, "thought").removeprefix("thought\n"),
-            prompt=request.prompt, tokens=tokens, rounds=Rounds.none(), settings=settings, model=self.info,
+            prompt=request.prompt, tokens=tokens, rounds=rounds, settings=settings, model=self.info,
             usage=Usage(prompt=T, cached=run.cached, generated=len(tokens), **counts),
             timing=Timing(
                 prepare_s=prepared - began, prefill_s=run.prefill_s, first_token_s=first,

@@ -10,7 +10,9 @@ from collections import defaultdict
 
 import torch
 
-__all__ = ["Optimizer", "orthogonal"]
+__all__ = ["EYES", "Optimizer", "orthogonal"]
+
+EYES = 0.4
 
 
 def orthogonal(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
@@ -31,7 +33,8 @@ class Optimizer:
 
     Args:
         model: parameters of decoder layers with two dimensions go to Muon, the others to AdamW.
-        muon, adam: learning rates, scaled by ``step``'s argument.
+        muon, adam: learning rates, scaled by ``step``'s argument. The maps of patches learn at ``EYES`` times AdamW's:
+            each of their weights sees thousands of correlated pixels, and faster they shake.
         decay: decoupled weight decay of the matrices.
     """
 
@@ -39,9 +42,15 @@ class Optimizer:
         inner = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self.matrices = [p for n, p in inner if p.ndim == 2 and ".layers." in n]
         chosen = {id(p) for p in self.matrices}
-        others = [p for _, p in inner if id(p) not in chosen]
-        self.rate, self.decay, self.adam_rate = muon, decay, adam
-        self.adam = torch.optim.AdamW(others, lr=adam, betas=(0.9, 0.97), weight_decay=0.0, foreach=True)
+        others = [(n, p) for n, p in inner if id(p) not in chosen]
+        self.rate, self.decay = muon, decay
+        groups = [
+            {"params": [p for n, p in others if ("embed_vision" in n) is eyes], "rate": adam * (EYES if eyes else 1.0)}
+            for eyes in (False, True)
+        ]
+        self.adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=adam, betas=(0.9, 0.97), weight_decay=0.0, foreach=True
+        )
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
         self.shapes: dict[torch.Size, list[int]] = defaultdict(list)
         for k, p in enumerate(self.matrices):
@@ -51,7 +60,7 @@ class Optimizer:
     def step(self, factor: float) -> None:
         """One update at ``factor`` times the learning rates; gradients are dropped afterwards."""
         for group in self.adam.param_groups:
-            group["lr"] = self.adam_rate * factor
+            group["lr"] = group["rate"] * factor
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
         for shape, members in self.shapes.items():

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ class Recipe:
         begin: folder of the weights to start from; empty for random ones.
     """
 
-    steps: int = 2600
+    steps: int = 1000
     seed: int = 1
     muon: float = 0.02
-    adam: float = 2e-3
+    adam: float = 1e-3
     warmup: int = 60
     floor: float = 0.05
     clip: float = 1.0
@@ -50,6 +50,18 @@ class Recipe:
             return (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+STAGES = {
+    1: Recipe(
+        steps=1000, look=1.0,
+        mix=Mix(rows=24, length=128, image=0.62, both=0.04, audio=0.3, text=0.04, budget=118, most=2, crowd=0.7),
+    ),
+    2: Recipe(
+        steps=1400, look=0.3,
+        mix=Mix(rows=24, length=160, image=0.56, both=0.12, audio=0.26, text=0.06, budget=152, most=4, crowd=0.2),
+    ),
+}  # fmt: skip
 
 
 class _Steps:
@@ -231,13 +243,16 @@ def train(
     """
     import torch
 
-    from workbench.pocket import build, speech
+    from workbench.pocket import build, senses, speech
 
     out.mkdir(parents=True, exist_ok=True)
     processor = build.build_processor()
     model = build.build_model(processor.tokenizer, recipe.seed)
     if recipe.begin:
         model.load_state_dict(type(model).from_pretrained(recipe.begin, dtype=torch.float32).state_dict())
+    else:
+        senses.start(model, recipe.seed)
+    senses.coarse(model)
     look = Look(model) if recipe.look else None
     head = look.head if look else None
     optimizer = Optimizer(model, recipe, head)
@@ -278,11 +293,12 @@ def train(
         print(f"stopped at step {step}; run the same command again to go on", flush=True)
     write_checkpoint(path, recipe, step, model, optimizer, curve, head)
     (out / "curve.json").write_text(json.dumps(curve))
-    build.save(model, processor, out / "weights")
+    plain = senses.merged(model)
+    build.save(plain, processor, out / "weights")
     if step < recipe.steps:
         return False
     if export is not None:
-        build.save(model, processor, export)
+        build.save(plain, processor, export)
     print(f"done: {recipe.steps} steps, weights in {export or out / 'weights'}", flush=True)
     return True
 
@@ -313,36 +329,26 @@ def main() -> None:
 
     defaults = Recipe()
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--steps", type=int, help="default: as the stage has them")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--muon", type=float, default=defaults.muon, help="learning rate of the layers' matrices")
     parser.add_argument("--adam", type=float, default=defaults.adam, help="learning rate of everything else")
-    parser.add_argument("--rows", type=int, default=defaults.mix.rows)
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
-        "--stage",
-        type=int,
-        choices=(1, 2, 3),
-        default=1,
-        help="2: many pictures, from --begin's weights; 3: crowded pictures, which teach shapes",
-    )
-    parser.add_argument("--begin", default="", help="folder of the weights to start from")
+        "--stage", type=int, choices=tuple(STAGES), default=1,
+        help="1: crowded pictures and few questions, to see and hear; 2: all of it, from --begin's weights",
+    )  # fmt: skip
+    parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     interruptible()
-    if args.stage == 1:
-        mix, look = Mix(rows=args.rows), 0.0
-    elif args.stage == 3:
-        mix = Mix(rows=24, length=128, image=0.64, both=0.06, audio=0.26, text=0.04, budget=120, most=3, crowd=0.7)
-        look = 1.0
-    else:
-        mix, look = Mix(rows=24, length=160, image=0.62, both=0.1, audio=0.24, text=0.04, budget=150, most=4), 0.5
-    recipe = Recipe(
-        steps=args.steps, seed=args.seed, muon=args.muon, adam=args.adam, look=look, begin=args.begin, mix=mix
-    )
+    stage = STAGES[args.stage]
+    recipe = replace(
+        stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon, adam=args.adam, begin=args.begin
+    )  # fmt: skip
     try:
         train(recipe, args.out, args.export, stop_after=args.stop_after)
     except Incompatible as error:

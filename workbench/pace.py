@@ -1,0 +1,129 @@
+"""How many drafts the next round is worth: from what was accepted so far and what verifying costs on this device.
+
+A round of k drafts emits 1 + a1 + a1·a2 + … tokens on average, where a_i is the share of i-th drafts kept among those
+judged, and takes k drafts and one pass over k + 1 rows. On a GPU that pass costs about what one row does; on a CPU it
+can cost several times as much, and then no acceptance makes long rounds worth their time. So both are measured while
+decoding, and the length with the most tokens a second is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable
+from statistics import median
+
+__all__ = ["Pace"]
+
+LONGEST = 8
+_FIRST = (4, 0, 2)  # lengths tried before anything is known: long, none (what a plain step costs), short
+_KEPT = 15  # timings remembered a length
+_MEMORY = 0.9  # weight of earlier runs against one more round
+_TRUST = 6.0  # rounds of this run that weigh as much as all earlier runs
+_PROBE = 24  # plain tokens until a draft is tried again, doubled each time it did not pay
+
+
+class Pace:
+    """The costs of one model on one device, and the acceptance of its drafter, over all its runs.
+
+    Args:
+        longest: Most drafts a round.
+    """
+
+    def __init__(self, longest: int = LONGEST) -> None:
+        self.longest = longest
+        self._passes: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+        self._drafts: deque[float] = deque(maxlen=4 * _KEPT)
+        self._kept: dict[bool, list[list[float]]] = {
+            sampled: [[0.0, 0.0] for _ in range(longest)] for sampled in (False, True)
+        }
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """A pass of the target over so many rows took so long."""
+        self._passes[rows].append(seconds)
+
+    def drafted(self, count: int, seconds: float) -> None:
+        """So many drafts took so long."""
+        self._drafts.append(seconds / count)
+
+    def judged(self, accepted: int, proposed: int, sampled: bool) -> None:
+        """A round kept ``accepted`` of ``proposed`` drafts."""
+        for i, (hits, tries) in enumerate(self._kept[sampled][:proposed]):
+            if i > accepted:
+                break
+            self._kept[sampled][i] = [hits * _MEMORY + (i < accepted), tries * _MEMORY + 1]
+
+    def cost(self, drafts: int) -> float:
+        """Seconds a round of this many drafts takes: measured, or on the line through what was measured."""
+        verify = self._seconds(drafts + 1)
+        return verify + drafts * (median(self._drafts) if self._drafts else 0.15 * self._seconds(1))
+
+    def _seconds(self, rows: int) -> float:
+        if self._passes.get(rows):
+            return median(self._passes[rows])
+        known = {r: median(t) for r, t in self._passes.items() if t}
+        if len(known) < 2:
+            return next(iter(known.values()), 1.0)
+        below = max((r for r in known if r < rows), default=min(known))
+        above = min((r for r in known if r > rows), default=max(known))
+        if below == above:  # beyond all: the line through the outermost two
+            below, above = sorted(known)[-2:] if rows > max(known) else sorted(known)[:2]
+        slope = max(0.0, (known[above] - known[below]) / (above - below))
+        return max(known[below] + slope * (rows - below), 1e-9)
+
+    def run(self, sampled: bool) -> Chooser:
+        """A chooser for one run."""
+        return Chooser(self, sampled)
+
+    def acceptance(self, sampled: bool) -> list[float]:
+        """Share of i-th drafts kept among those judged, over earlier runs; 0.7 where nothing is known."""
+        return [(hits + 0.7) / (tries + 1.0) for hits, tries in self._kept[sampled]]
+
+
+class Chooser:
+    """One run's choices: starts from the model's experience and comes to trust its own."""
+
+    def __init__(self, pace: Pace, sampled: bool) -> None:
+        self.pace = pace
+        self.sampled = sampled
+        self._prior = pace.acceptance(sampled)
+        self._own = [[0.0, 0.0] for _ in range(pace.longest)]
+        self._first = [k for k in _FIRST if not pace._passes.get(k + 1)]  # noqa: SLF001 (one thing in two classes)
+        self._plain = 0
+        self._patience = _PROBE
+
+    def next(self, room: int) -> int:
+        """Drafts for the next round, at most ``room``."""
+        if room <= 0:
+            return 0
+        if self._first:
+            return min(self._first.pop(0), room)
+        best = max(range(min(room, self.pace.longest) + 1), key=lambda k: self.expected(k) / self.pace.cost(k))
+        if best:
+            self._plain, self._patience = 0, _PROBE
+            return best
+        self._plain += 1
+        if self._plain >= self._patience:
+            self._plain, self._patience = 0, 2 * self._patience
+            return 1
+        return 0
+
+    def expected(self, drafts: int) -> float:
+        """Tokens that a round of this many drafts emits, on average."""
+        kept = [
+            (p * _TRUST + hits) / (_TRUST + tries)
+            for p, (hits, tries) in zip(self._prior[:drafts], self._own, strict=False)
+        ]
+        return 1.0 + sum(math.prod(kept[: i + 1]) for i in range(drafts))
+
+    def judged(self, accepted: int, proposed: int) -> None:
+        """As :meth:`Pace.judged`, for this run and for later ones."""
+        for i in range(min(accepted + 1, proposed)):
+            self._own[i][0] += i < accepted
+            self._own[i][1] += 1
+        self.pace.judged(accepted, proposed, self.sampled)
+
+
+def fixed(drafts: int) -> Callable[[int], int]:
+    """Always the same length, cut to the room left."""
+    return lambda room: min(drafts, max(room, 0))

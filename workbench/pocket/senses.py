@@ -1,0 +1,108 @@
+"""Eyes and ears to start from: what the first linear maps of patches and sound frames are before training.
+
+Gemma 4 has no encoder: a patch of 48 × 48 pixels and a frame of 640 samples each go through one linear map. Random ones
+make a small model spend most of its training on finding out what pictures and sounds are made of. So the pocket model
+begins with what a retina and a cochlea begin with: patches as their lowest cosines in brightness and two opponent
+colours, frames as a bank of band filters. From there on everything is learnt, the patches' map at a quarter of the
+resolution (``Coarse``): single pixels are mostly noise to it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import parametrize
+
+from workbench.pocket.features import FRAME, PATCH
+
+__all__ = ["Coarse", "coarse", "cosines", "filters", "merged", "start"]
+
+RATE = 16_000
+BLOCK = 4  # pixels of the original that share a weight during training
+_OPPONENT = ((1, 1, 1), (1, -1, 0), (0.5, 0.5, -1))
+
+
+class Coarse(torch.nn.Module):
+    """A patch map (O, 6912) kept as (O, 12, 12, 3): pixels of one block and colour share their weight."""
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        """Spread the weights over the pixels."""
+        return low.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2).reshape(len(low), -1) / BLOCK
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        """The nearest coarse weights."""
+        n = PATCH // BLOCK
+        return weight.view(len(weight), n, BLOCK, n, BLOCK, 3).mean((2, 4)) * BLOCK
+
+
+def cosines(count: int) -> np.ndarray:
+    """The ``count`` lowest two-dimensional cosines of a patch in three opponent colours, (count, 6912), unit length."""
+    x = (np.arange(PATCH) + 0.5) / PATCH * np.pi
+    side = int(np.ceil(np.sqrt(count / 3)))
+    waves = sorted(((u, v) for u in range(side) for v in range(side)), key=lambda w: (w[0] ** 2 + w[1] ** 2, w))
+    rows = [
+        np.cos(v * x)[:, None, None] * np.cos(u * x)[None, :, None] * np.array(colour)
+        for u, v in waves
+        for colour in _OPPONENT
+    ]
+    flat = np.stack(rows[:count]).reshape(count, -1)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def filters(count: int) -> np.ndarray:
+    """``count / 2`` bands from 80 to 7,200 Hz, evenly spaced on the mel scale, each a cosine and a sine; (count, 640)."""
+
+    def mel(hertz: float) -> float:
+        return 2595 * np.log10(1 + hertz / 700)
+
+    bands = 700 * (10 ** (np.linspace(mel(80), mel(7200), count // 2) / 2595) - 1)
+    seconds = (np.arange(FRAME) - (FRAME - 1) / 2) / RATE
+    window = np.sqrt(np.hanning(FRAME + 2)[1:-1])
+    turns = 2 * np.pi * bands[:, None] * seconds
+    pairs = np.stack([window * np.cos(turns), window * np.sin(turns)], 1).reshape(count, -1)
+    return pairs / np.linalg.norm(pairs, axis=1, keepdims=True)
+
+
+def _eyes(model: Any) -> Any:
+    return model.model.embed_vision
+
+
+def start(model: Any, seed: int) -> None:
+    """Give a model of random weights its first eyes and ears.
+
+    Each cosine is scaled to the same spread over patches of the pocket world, and all are turned together by a random
+    rotation, so that no feature of the residual stream starts as a special one.
+    """
+    from workbench.pocket.features import patches
+    from workbench.pocket.world import random_scene, render
+
+    rng = np.random.default_rng([seed, 48])
+    eyes, ears = _eyes(model), model.model.embed_audio
+    seen = np.concatenate([patches(render(random_scene(rng, 4, 9), rng))[0] for _ in range(24)])
+    with torch.no_grad():
+        normal = eyes.patch_ln1(torch.from_numpy(seen).float() / 255)
+        count = eyes.patch_dense.out_features
+        waves = torch.from_numpy(cosines(count)).float()
+        spread = (normal @ waves.T).std(0)
+        waves /= (spread + 1e-3 * spread.max())[:, None]
+        turn = np.linalg.qr(rng.normal(size=(count, count)))[0]
+        eyes.patch_dense.weight.copy_(torch.from_numpy(turn).float() @ waves)
+        linear = ears.embedding_projection
+        linear.weight.copy_(torch.from_numpy(filters(linear.out_features)).float())
+
+
+def coarse(model: Any) -> None:
+    """From now on learn the patches' map at a quarter of the resolution."""
+    parametrize.register_parametrization(_eyes(model).patch_dense, "weight", Coarse())
+
+
+def merged(model: Any) -> Any:
+    """The model with plain weights, to be saved: itself, or a copy of one that learns coarsely."""
+    if not parametrize.is_parametrized(_eyes(model).patch_dense):
+        return model
+    model = copy.deepcopy(model)
+    parametrize.remove_parametrizations(_eyes(model).patch_dense, "weight", leave_parametrized=True)
+    return model
