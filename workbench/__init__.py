@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import DoesNotFit, Incompatible, MediaError, ModelError, PromptError, TraceError, WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.diff import compare
     from workbench.loading import load, loaded, unload
     from workbench.trace import Trace
 
@@ -28,13 +29,14 @@ __all__ = [
     "Trace",
     "TraceError",
     "WorkbenchError",
+    "compare",
     "load",
     "loaded",
     "unload",
 ]
 
-_WHERE = {"Trace": "workbench.trace", "load": "workbench.loading", "loaded": "workbench.loading",
-          "unload": "workbench.loading"}  # fmt: skip
+_WHERE = {"Trace": "workbench.trace", "compare": "workbench.diff", "load": "workbench.loading",
+          "loaded": "workbench.loading", "unload": "workbench.loading"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from workbench.trace import Rounds
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Engine", "Plain", "Run", "force", "generate"]
+__all__ = ["Engine", "Forced", "Plain", "Run", "force", "generate"]
 
 
 @dataclass(eq=False)
@@ -37,6 +37,9 @@ class Run:
         ids: Prompt and answer so far.
         cache: Keys and values of all ``ids`` but the last.
         hidden: (1, hidden size) last hidden state of the row that predicted the next token.
+        forced: What the answer must begin with.
+        whole: Run over all of the prompt, and keep its last hidden states in ``prompt_rows``, (T, hidden size).
+        forced_rows: (n, hidden size) those that predicted the forced tokens.
     """
 
     request: Request
@@ -51,6 +54,9 @@ class Run:
     ids: torch.Tensor
     cache: Any = None
     hidden: Any = None
+    whole: bool = False
+    prompt_rows: Any = None
+    forced_rows: Any = None
     cached: int = 0
     prefill_s: float = 0.0
     finish: str = ""
@@ -122,7 +128,7 @@ class Engine:
         request, device = run.request, self.transformer.device
         ids = request.prompt.ids
         T = len(ids)
-        start, cache = self.prefixes.longest(ids, request.features)
+        start, cache = (0, None) if run.whole else self.prefixes.longest(ids, request.features)
         if cache is None:
             cache = DynamicCache(config=self.transformer.config.get_text_config())
         # what leaves the window is kept during this one pass, for the snapshot behind the media
@@ -142,6 +148,7 @@ class Engine:
             keep_window(cache)
         self.prefixes.add(ids, request.features, rewound(cache, 0))
         run.cache, run.hidden, run.cached = cache, rows[:, -1], start
+        run.prompt_rows = rows[0] if run.whole else None
         logits = self.logits(rows[:, -1])
         if not bool(torch.isfinite(logits).all()):
             self._say_where(rows)
@@ -163,6 +170,14 @@ class Engine:
         types = torch.zeros((1, start + len(tokens)), dtype=torch.long, device=device)
         mask = masks.build(types, self.window, start=start, bidirectional=False)
         return self._rows(torch.tensor([tokens], device=device), start, cache, mask, {}, None)[0]
+
+    def wait(self) -> None:
+        """Until the device has done what it was told: for clocks."""
+        import torch
+
+        kind = self.transformer.device.type
+        if kind in ("cuda", "mps", "xpu"):
+            getattr(torch, kind).synchronize()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(n, hidden size) last hidden states to (n, V) float32 logits, soft-capped."""
@@ -213,6 +228,19 @@ class Plain:
         return Rounds.none()
 
 
+class Forced:
+    """The forced tokens and nothing after them."""
+
+    def __call__(self, engine: Engine, run: Run, logits: torch.Tensor) -> None:
+        """Run over the forced tokens."""
+        force(engine, run, logits)
+        run.finish = "scored"
+
+    def rounds(self) -> Rounds:
+        """None: nothing is drafted."""
+        return Rounds.none()
+
+
 def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None:
     """Emit the tokens the answer must begin with, in one pass over them.
 
@@ -224,10 +252,13 @@ def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None
     Returns:
         (1, V) logits of the next token; None where the run ended within.
     """
+    import torch
+
     tokens, run.forced = run.forced, []
     if not tokens:
         return logits
     hidden = engine.rows(tokens, run.ids.shape[1], run.cache)
+    run.forced_rows = torch.cat([run.hidden, hidden[:-1]])
     after = engine.logits(hidden)
     for i, token in enumerate(tokens):
         _, scores = run.draw(logits)
@@ -265,6 +296,7 @@ def generate(
     stopped: Callable[[], bool],
     room: int,
     forced: list[int] | None = None,
+    whole: bool = False,
 ) -> Run:
     """Run a request to its end, through Transformers' ``generate``.
 
@@ -276,6 +308,7 @@ def generate(
         stopped: Asked between two tokens.
         room: Tokens that may be generated.
         forced: Tokens the answer must begin with.
+        whole: See :class:`Run`.
     """
     import torch
 
@@ -291,7 +324,7 @@ def generate(
             request=request, recorder=recorder, processors=_chain(logits_processor),
             stops=frozenset(() if ends is None else ends.tolist()), room=room,
             sample=generation_config.do_sample, generator=generator, stopped=stopped, forced=list(forced or ()),
-            ids=input_ids,
+            ids=input_ids, whole=whole,
         )  # fmt: skip
         runs.append(run)
         if stopped():

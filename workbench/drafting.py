@@ -136,8 +136,9 @@ class Drafted:
         run.hidden = engine.step(run.generated[-1], run.ids.shape[1] - 1, run.cache)
         crop(run.cache, 0)
         logits = engine.logits(run.hidden)
-        token, scores = run.draw(logits)
+        engine.wait()
         self.drafter.pace.ran(1, time.perf_counter() - began)
+        token, scores = run.draw(logits)
         return run.emit(token, logits, scores, "plain")
 
     def _round(self, engine: Engine, run: Run, drafts: int) -> bool:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from workbench.cache import PrefixCache
-from workbench.decoding import Engine, Plain, generate
+from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
 from workbench.errors import Incompatible, MediaError, ModelError, PromptError, TraceError
+from workbench.flight import Speedup
 from workbench.prompt import Conversation, Prompter, Request, conversation
 from workbench.recording import Recorder
+from workbench.scoring import (
+    check_same_words,
+    completion_ids,
+    forced_by,
+    measure,
+    prompt_logprobs,
+    with_reference,
+)
+from workbench.settings import changed, configure, filled, whole
 from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, Usage
 
 __all__ = ["LoadedModel"]
-
-MOST_DRAFTS = 16
-MOST_TOP = 1000
 
 
 class LoadedModel:
@@ -120,9 +127,9 @@ class LoadedModel:
             ModelError: It was unloaded, it has no drafter, or its logits are not finite.
         """
         began = time.perf_counter()
-        config, settings = self._settings(
-            max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, draft=draft,
-            top=top, image_tokens=image_tokens, thinking=thinking,
+        settings = filled(
+            **self._limits(), max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            seed=seed, draft=draft, top=top, image_tokens=image_tokens, thinking=thinking,
         )  # fmt: skip
         if on_token is not None and not callable(on_token):
             raise PromptError(f"on_token={on_token!r}: expected a function of one Token, or None.")
@@ -134,18 +141,163 @@ class LoadedModel:
         with self._lock:
             self._usable()
             request = self._prompter.build(talk, image_tokens=image_tokens, thinking=thinking, tools=tools)
-            return self._run(request, config, settings, began=began, on_token=on_token, stop=stop)
+            return self._run(request, settings, began=began, on_token=on_token, stop=stop)[0]
+
+    def score(
+        self,
+        asked: Trace | str | Sequence[Mapping[str, Any]],
+        completion: str | Sequence[int] | None = None,
+        *,
+        reference: LoadedModel | None = None,
+        images: Iterable[Any] = (),
+        audio: Iterable[Any] = (),
+        system: str | None = None,
+        top: int = 20,
+    ) -> Trace:
+        """How probable a given answer is: every token of it, and of the prompt, given those before.
+
+            trace = model.score("What is at the top left?", "A red circle.", images=["scene.png"])
+            trace.tokens.logprob.sum()
+
+        Args:
+            asked: A trace (its prompt, and its answer unless ``completion`` is given; the trace may be another model's
+                of the same vocabulary and chat template), a question, or messages.
+            completion: The text to score, or token ids; of text, no end of turn is added.
+            reference: Another model of the same vocabulary: adds the exact KL to it at every token, which
+                ``workbench.compare`` uses (``trace.readings["reference"]``).
+            images, audio, system: With a question or messages, as for :meth:`ask`.
+            top: How many alternatives to record.
+
+        Returns:
+            A trace whose tokens all have the source ``forced``, finish ``scored``, with ``prompt.logprob``.
+
+        Raises:
+            PromptError, MediaError, TraceError: Something passed cannot be used.
+            Incompatible: The trace, or the reference, is of another vocabulary or chat template.
+        """
+        began = time.perf_counter()
+        if reference is not None:
+            check_same_words(self, reference)
+        what: Trace | Conversation
+        if isinstance(asked, Trace):
+            if list(images) or list(audio) or system is not None:
+                raise PromptError("images=, audio= and system= go with a question; a trace has its own.")
+            what, before = asked, asked.settings
+            given: Any = asked.tokens.token_id if completion is None else completion
+        else:
+            if completion is None:
+                raise PromptError("score of a question needs completion=: the answer to score.")
+            before = _NO_SETTINGS
+            given = completion
+            question, history = (asked, None) if isinstance(asked, str) else (None, asked)
+            what = conversation(question, images=images, audio=audio, system=system, history=history)
+        ids = completion_ids(self._prompter, given)
+        changes = {"draft": 0, "top": top, "max_new_tokens": len(ids), "seed": before.seed or 0}
+        settings = changed(before, changes, **self._limits())
+        trace, run = self._along(what, settings, ids, began)
+        with self._lock:
+            trace = replace(trace, prompt=replace(trace.prompt, logprob=prompt_logprobs(self._engine, run)))
+            if reference is not None:
+                _, other = reference._along(trace, settings, ids, began)  # noqa: SLF001 (its own class)
+                theirs = (reference._engine, other)  # noqa: SLF001
+                trace = with_reference(trace, (self._engine, run), theirs, reference)
+        return trace
+
+    def _along(self, what: Trace | Conversation, settings: Settings, ids: list[int], began: float) -> tuple[Trace, Run]:
+        with self._lock:
+            self._usable()
+            if isinstance(what, Conversation):
+                request = self._prompter.build(what)
+            else:
+                request = self.request(what, same_model=False)
+            return self._run(request, settings, began=began, forced=ids, score=True)
+
+    def branch(
+        self, trace: Trace, at: int, token: str | int, *, on_token: Callable[[Token], Any] | None = None,
+        stop: threading.Event | None = None, **changes: Any,
+    ) -> Trace:  # fmt: skip
+        """The same prompt, the answer up to ``at``, another token there, and what the model says then.
+
+            other = model.branch(trace, at=1, token=" blue")
+
+        Args:
+            trace: A run of this model.
+            at: Index of the generated token whose place is taken.
+            token: A token id, or a text; a text of several tokens forces them all. A token that ends a turn ends the
+                answer.
+            on_token, stop: As for :meth:`ask`.
+            changes: Settings that differ from the trace's: ``max_new_tokens, temperature, top_k, top_p, seed, draft,
+                top``. With none, forcing a sampled run's own token gives the same run again.
+
+        Raises:
+            TraceError, PromptError: There is no such place, token or setting.
+            Incompatible: The trace is of another model.
+        """
+        began = time.perf_counter()
+        forced = forced_by(self._prompter, trace, at, token)
+        settings = changed(trace.settings, changes, **self._limits())
+        with self._lock:
+            request = self.request(trace)
+            return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]
+
+    def again(self, trace: Trace, **changes: Any) -> Trace:
+        """The same request once more, with some settings changed (as for :meth:`branch`)."""
+        began = time.perf_counter()
+        settings = changed(trace.settings, changes, **self._limits())
+        with self._lock:
+            return self._run(self.request(trace), settings, began=began)[0]
+
+    def speedup(self, trace: Trace, repeats: int = 5, *, stop: threading.Event | None = None) -> Speedup:
+        """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, the same tokens.
+
+        Args:
+            trace: A run of this model; its own draft setting is measured, "auto" if it had none.
+            repeats: Pairs of runs.
+            stop: An event that ends it.
+
+        Returns:
+            The ratio with its interval, and what passes and drafts cost; ``flight.verdict(trace, speedup)`` puts it in
+            words.
+
+        Raises:
+            ModelError: There is no drafter.
+            TraceError: The answer has one token only, or it was stopped.
+        """
+        whole("repeats", repeats, 1, 1000)
+        self._usable()
+        if self._drafter is None:
+            raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
+        with self._lock:
+            return measure(self, self._engine, self._drafter, trace, repeats, stop)
+
+    def behind_prompt(self, trace: Trace) -> tuple[Any, Any, int]:
+        """A cache of a trace's prompt, free to be extended, the last hidden state (1, hidden size), and its length."""
+        with self._lock:
+            settings = replace(trace.settings, max_new_tokens=1, draft=0)
+            run = self._run(self.request(trace), settings, began=time.perf_counter())[1]
+            return run.cache, run.hidden, len(run.request.prompt)
 
     # --- for readings: attention, lenses, occlusion, scores ----------------------------------------------------------
 
-    def request(self, trace: Trace) -> Request:
+    def request(self, trace: Trace, *, same_model: bool = True) -> Request:
         """The prompt of a trace again, ready for a forward pass: the same token ids, or an error.
+
+        Args:
+            trace: A run.
+            same_model: Refuse a run of another model; otherwise one of another vocabulary or chat template.
 
         Raises:
             Incompatible: The trace is of another model.
             TraceError: The prompt cannot be rebuilt to the same tokens.
         """
-        if trace.model.identity != self.info.identity:
+        if not isinstance(trace, Trace):
+            raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
+        words = (trace.model.vocab_hash, trace.model.chat_template_hash)
+        if not same_model and words != (self.info.vocab_hash, self.info.chat_template_hash):
+            raise Incompatible(
+                f"This trace is of {trace.model.variant}; {self.info.variant} has another vocabulary or chat template."
+            )
+        if same_model and trace.model.identity != self.info.identity:
             raise Incompatible(
                 f"This trace is of {_identity(trace.model)}; this model is {_identity(self.info)}. Load that model, or "
                 "ask this one again."
@@ -177,53 +329,20 @@ class LoadedModel:
             self._prefixes.clear()
             self.transformer = self.drafter = self._engine = self._drafter = None  # type: ignore[assignment]
 
-    def _settings(
-        self, *, max_new_tokens: Any, temperature: Any, top_k: Any, top_p: Any, seed: Any, draft: Any, top: Any,
-        image_tokens: Any, thinking: Any,
-    ) -> tuple[Any, Settings]:  # fmt: skip
-        """Check every number, and fill a complete generation configuration."""
+    def _limits(self) -> dict[str, Any]:
+        """What settings are checked against and filled from."""
         with self._lock:
             self._usable()
-            import copy
-
-            config = copy.deepcopy(self.transformer.generation_config)
-        _whole("max_new_tokens", max_new_tokens, 1)
-        _whole("top", top, 1, min(MOST_TOP, self.transformer.config.get_text_config().vocab_size))
-        if seed is not None:
-            _whole("seed", seed, 0, 2**63 - 1)
-        if draft != "auto":
-            _whole("draft", draft, 0, MOST_DRAFTS, also=' or "auto"')
-            if draft and self.drafter is None:
-                raise ModelError(f"draft={draft}: {self.info.name} was loaded without a drafter. Pass draft=0.")
-        if temperature is not None and (not _number(temperature) or not 0 <= temperature <= 100):
-            raise PromptError(f"temperature={temperature!r}: expected a number from 0 (greedy) to 100, or None.")
-        if top_k is not None:
-            _whole("top_k", top_k, 0)
-        if top_p is not None and (not _number(top_p) or not 0 < top_p <= 1):
-            raise PromptError(f"top_p={top_p!r}: expected a number above 0 and up to 1.0 (off), or None.")
-        default = float(config.temperature if config.temperature is not None else 1.0) if config.do_sample else 0.0
-        heat = default if temperature is None else float(temperature)
-        config.do_sample = heat > 0
-        if config.do_sample:
-            config.temperature = heat
-            config.top_k = int(config.top_k or 0) if top_k is None else int(top_k)
-            config.top_p = float(config.top_p or 1.0) if top_p is None else float(top_p)
-        else:  # Transformers warns of filters that a greedy run would not use
-            config.temperature, config.top_k, config.top_p = 1.0, 50, 1.0
-        config.max_new_tokens = int(max_new_tokens)
-        config.max_length = None
-        return config, Settings(
-            max_new_tokens=int(max_new_tokens), temperature=heat,
-            top_k=config.top_k if config.do_sample else 0, top_p=config.top_p if config.do_sample else 1.0,
-            seed=None if not config.do_sample else int(seed) if seed is not None else secrets.randbits(32),
-            draft=draft if self.drafter is not None else 0, top=int(top), image_tokens=image_tokens,
-            thinking=bool(thinking),
-        )  # fmt: skip
+            return {
+                "defaults": self.transformer.generation_config, "drafter": self.drafter is not None,
+                "vocabulary": int(self.transformer.config.get_text_config().vocab_size),
+            }  # fmt: skip
 
     def _run(
-        self, request: Request, config: Any, settings: Settings, *, began: float,
-        on_token: Callable[[Token], Any] | None, stop: threading.Event | None, forced: list[int] | None = None,
-    ) -> Trace:  # fmt: skip
+        self, request: Request, settings: Settings, *, began: float, on_token: Callable[[Token], Any] | None = None,
+        stop: threading.Event | None = None, forced: list[int] | None = None, score: bool = False,
+    ) -> tuple[Trace, Run]:  # fmt: skip
+        """Run a request to its end; ``score``: along the forced tokens only, all of the prompt computed."""
         T = len(request.prompt)
         if self.context - T < 1:
             raise PromptError(
@@ -236,12 +355,13 @@ class LoadedModel:
             top=settings.top, piece=self._prompter.piece, greedy=settings.temperature == 0, on_token=on_token,
             began=began,
         )  # fmt: skip
-        strategy: Plain | Drafted = Plain()
+        strategy: Plain | Forced | Drafted = Forced() if score else Plain()
         if self._drafter is not None and settings.draft != 0:
             strategy = Drafted(self._drafter, settings.draft, sampled=settings.temperature > 0)
+        config = configure(self.transformer.generation_config, settings)
         run = generate(
             self._engine, request, config, strategy, recorder, seed=settings.seed,
-            stopped=stop.is_set if stop is not None else _never, room=room, forced=forced,
+            stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
         )  # fmt: skip
         rounds = strategy.rounds()
         tokens = recorder.tokens(rounds.draft_ids)
@@ -253,7 +373,7 @@ class LoadedModel:
         first = float(tokens.time_s[0]) if len(tokens) else ended - began
         counts = {kind: sum(len(s) for s in request.prompt.segments if s.kind == kind)
                   for kind in ("image", "audio", "video")}  # fmt: skip
-        return Trace(
+        trace = Trace(
             text=self._words(said, segments, T, "text"),
             thought=self._words(said, segments, T, "thought").removeprefix("thought\n"),
             prompt=request.prompt, tokens=tokens, rounds=rounds, settings=settings, model=self.info,
@@ -265,24 +385,21 @@ class LoadedModel:
             finish=finish, segments=segments, images=request.images, audio=request.audio,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
+        return trace, run
 
     def _words(self, said: np.ndarray, segments: Sequence[Segment], start: int, kind: str) -> str:
         parts = [said[s.start - start : s.stop - start] for s in segments if s.kind == kind]
         return "".join(self._prompter.decode(ids.tolist()) for ids in parts)
 
 
+# a question that is scored was never sampled: the filters are off
+_NO_SETTINGS = Settings(
+    max_new_tokens=1, temperature=1.0, top_k=0, top_p=1.0, seed=0, draft=0, top=20, image_tokens=None
+)  # fmt: skip
+
+
 def _never() -> bool:
     return False
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-
-
-def _whole(name: str, value: Any, low: int, high: int | None = None, also: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low or (high and value > high):
-        limits = f"from {low} to {high:,}" if high else f"of {low} or more"
-        raise PromptError(f"{name}={value!r}: expected a whole number {limits}{also}.")
 
 
 def _identity(info: ModelInfo) -> str:

@@ -9,7 +9,6 @@ resolution (``Coarse``): single pixels are mostly noise to it.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -101,8 +100,12 @@ def coarse(model: Any) -> None:
 
 def merged(model: Any) -> Any:
     """The model with plain weights, to be saved: itself, or a copy of one that learns coarsely."""
-    if not parametrize.is_parametrized(_eyes(model).patch_dense):
+    dense = _eyes(model).patch_dense
+    if not parametrize.is_parametrized(dense):
         return model
-    model = copy.deepcopy(model)
-    parametrize.remove_parametrizations(_eyes(model).patch_dense, "weight", leave_parametrized=True)
-    return model
+    plain = type(model)(model.config)
+    plain.generation_config = model.generation_config
+    weights = {k: v for k, v in model.state_dict().items() if "parametrizations" not in k}
+    weights |= {f"model.embed_vision.patch_dense.{k}": getattr(dense, k).detach() for k in ("weight", "bias")}
+    plain.load_state_dict(weights)
+    return plain

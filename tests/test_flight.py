@@ -1,0 +1,74 @@
+"""Reading the flight recorder, by hand-made rounds whose answers can be counted on fingers."""
+
+import numpy as np
+import pytest
+
+from tests.traces import make_trace
+from workbench import flight
+from workbench.errors import TraceError
+from workbench.trace import Rounds
+
+NAN = float("nan")
+
+
+def rounds():
+    """Three rounds of three drafts: all kept; one kept; ended by a stop token after two kept."""
+    return Rounds(
+        draft_ids=[[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+        draft_logprob=np.full((3, 3), -0.5),
+        target_logprob=[[-0.1, -0.1, -0.1], [-0.1, -3.0, NAN], [-0.1, -0.1, NAN]],
+        proposed=[3, 3, 3], accepted=[3, 1, 2], emitted_id=[11, 12, -1], draft_s=[0.1] * 3, verify_s=[0.2] * 3,
+    )  # fmt: skip
+
+
+def test_acceptance():
+    r = rounds()
+    assert flight.judged(r).sum() == 7
+    assert flight.kept(r).sum() == 6
+    np.testing.assert_allclose(flight.acceptance_by_position(r), [1, 2 / 3, 1])
+    assert flight.tokens_a_round(r) == pytest.approx((4 + 2 + 2) / 3)
+    assert flight.histogram(r).tolist() == [0, 1, 1, 1]
+    assert np.isnan(flight.tokens_a_round(Rounds.none()))
+
+
+def test_other_lengths_are_estimates():
+    r = rounds()
+    assert flight.other_length(r, 0).tokens_a_round == 1
+    assert flight.other_length(r, 2) == flight.Estimate(2, pytest.approx(1 + 1 + 2 / 3), known=True)
+    longer = flight.other_length(r, 5)
+    assert not longer.known
+    assert longer.tokens_a_round == pytest.approx(1 + 1 + 4 * 2 / 3)
+    with pytest.raises(TraceError, match="no rounds"):
+        flight.other_length(Rounds.none(), 2)
+    with pytest.raises(TraceError, match="drafts=-1"):
+        flight.other_length(r, -1)
+
+
+def test_kinds_of_tokens():
+    kinds = {" red": "word start", "Red": "word start", "ing": "word part", " 12": "digits", ".": "punctuation",
+             "\n": "space", "<turn|>": "control", " ": "space", "<": "punctuation"}  # fmt: skip
+    assert {piece: flight.piece_kind(piece) for piece in kinds} == kinds
+
+
+def test_a_traces_drafts_by_kind_and_modality():
+    trace = make_trace(rounds=6)
+    counts = flight.acceptance_by_kind(trace)
+    assert sum(n for _, n in counts.values()) == flight.judged(trace.rounds).sum() > 0
+    assert sum(k for k, _ in counts.values()) == trace.rounds.accepted.sum()
+    both = flight.acceptance_by_modality([trace, trace])
+    assert list(both.values()) == [(2 * trace.rounds.accepted.sum(), 2 * flight.judged(trace.rounds).sum())]
+
+
+def test_speedup_and_verdict():
+    trace = make_trace(rounds=6)
+    slow = flight.Speedup.of(3, [2.0, 2.2, 2.1], [1.8, 1.9, 1.9], {1: 0.1, 4: 0.37}, 0.01)
+    assert slow.ratio == pytest.approx(1.9 / 2.1, abs=0.03)
+    assert slow.low <= slow.ratio <= slow.high
+    assert slow.break_even(3) == pytest.approx(3.0)
+    assert "slower than without" in flight.verdict(trace, slow)
+    fast = flight.Speedup.of(3, [1.0, 1.1], [1.8, 1.9], {1: 0.1}, 0.01)
+    assert "× as quick as without" in flight.verdict(trace, fast)
+    even = flight.Speedup.of(3, [1.0, 2.0], [2.0, 1.0], {1: 0.1}, 0.01)
+    assert "no difference" in flight.verdict(trace, even)
+    with pytest.raises(TraceError, match="not measured"):
+        fast.break_even(3)

@@ -1,0 +1,114 @@
+"""What other sampling settings would have done to a recorded distribution. Numpy only, the model is not run again.
+
+A trace keeps the K most probable tokens of each place with their exact logprobs, and so the mass of all others
+together, but not how that mass is spread. Where a setting's outcome does not depend on it, the answer is exact;
+otherwise it is bounded from both sides: the rest may be one flat floor, or a few tokens as probable as the last stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from workbench.errors import PromptError
+
+__all__ = ["WhatIf", "what_if"]
+
+
+@dataclass(frozen=True, eq=False)
+class WhatIf:
+    """Probabilities under other settings.
+
+    Attributes:
+        low, high: (N, K) float64: bounds of each stored token's probability; equal where known exactly; 0 where a
+            filter removes the token.
+        rest_low, rest_high: (N,) float64: bounds of the probability of all tokens that were not stored.
+        exact: (N,) bool: whether the row's bounds coincide.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    rest_low: np.ndarray
+    rest_high: np.ndarray
+    exact: np.ndarray
+
+
+def what_if(
+    top_logprob: np.ndarray, vocabulary: int, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
+) -> WhatIf:
+    """Temperature, then top-k, then top-p, as Transformers applies them, on stored distributions.
+
+    Args:
+        top_logprob: (N, K) the K highest logprobs of each place in nats, descending: ``trace.tokens.top_logprob``.
+        vocabulary: Tokens of the vocabulary.
+        temperature: 0 is greedy.
+        top_k, top_p: 0 and 1.0 are off.
+
+    Raises:
+        PromptError: A setting out of range.
+    """
+    if not 0 <= temperature <= 100:
+        raise PromptError(f"temperature={temperature!r}: expected a number from 0 (greedy) to 100.")
+    if not 0 < top_p <= 1 or top_k < 0:
+        raise PromptError(f"top_k={top_k!r}, top_p={top_p!r}: expected 0 or more, and above 0 up to 1.0.")
+    logp = np.asarray(top_logprob, np.float64)
+    n, stored = logp.shape
+    if temperature == 0:
+        first = np.zeros((n, stored))
+        first[:, 0] = 1
+        return WhatIf(first, first, np.zeros(n), np.zeros(n), np.ones(n, bool))
+    hot = np.exp((logp - logp[:, :1]) / temperature)  # relative to the first: its own is 1
+    tail_low, tail_high = _tail(logp, vocabulary, temperature)
+    if 0 < top_k <= stored:  # the rest is cut off, whatever it is
+        hot[:, top_k:] = 0
+        tail_low, tail_high = np.zeros(n), np.zeros(n)
+    elif top_k:  # part of the rest stays
+        tail_high = np.minimum(tail_high, (top_k - stored) * hot[:, -1])
+        tail_low = tail_low * min(1.0, (top_k - stored) / max(1, vocabulary - stored))
+    total = hot.sum(1)
+    low, high = hot / (total + tail_high)[:, None], hot / (total + tail_low)[:, None]
+    rest_low, rest_high = tail_low / (total + tail_low), tail_high / (total + tail_high)
+    if top_p < 1:
+        low, high, rest_high = _nucleus(low, high, rest_high, top_p)
+        rest_low = np.zeros(n)
+    exact = np.isclose(low, high, rtol=1e-9, atol=1e-12).all(1) & np.isclose(rest_low, rest_high, atol=1e-12)
+    return WhatIf(low, high, rest_low, rest_high, exact)
+
+
+def _tail(logp: np.ndarray, vocabulary: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the rest's weight at a temperature, in units of the first token's; (N,) each."""
+    others = vocabulary - logp.shape[1]
+    mass = np.clip(1 - np.exp(logp).sum(1), 0, 1)
+    if others <= 0:
+        return np.zeros(len(logp)), np.zeros(len(logp))
+    power = 1 / temperature
+    scale = np.exp(-logp[:, 0] * power)  # the first token's weight is 1
+    flat = others * (mass / others) ** power * scale
+    last = np.exp(logp[:, -1])
+    # as few tokens as can hold it, none more probable than the last one stored
+    steep = np.divide(mass, last, out=np.zeros_like(mass), where=last > 0) * last**power * scale
+    return np.minimum(flat, steep), np.maximum(flat, steep)
+
+
+def _nucleus(
+    low: np.ndarray, high: np.ndarray, rest_high: np.ndarray, top_p: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keep the smallest set that reaches ``top_p``, surely or possibly, and renormalise."""
+    before_low = np.cumsum(low, 1) - low
+    before_high = np.cumsum(high, 1) - high
+    # a token stays while the mass before it is below top_p; the first always stays
+    surely = (before_high < top_p) & (low > 0)
+    maybe = (before_low < top_p) & (high > 0)
+    surely[:, 0] = maybe[:, 0] = True
+    open_ended = np.cumsum(low, 1)[:, -1] < top_p  # the nucleus may reach into the rest
+    rest_high = np.where(open_ended, rest_high, 0.0)
+    least = np.where(surely, low, 0).sum(1)
+    most = np.where(maybe, high, 0).sum(1) + rest_high
+    share_low = np.where(surely, low, 0) / np.maximum(most, 1e-300)[:, None]
+    share_high = np.minimum(1.0, np.where(maybe, high, 0) / np.maximum(least, 1e-300)[:, None])
+    settled = ~open_ended & (surely == maybe).all(1) & np.isclose(low, high, rtol=1e-9, atol=1e-12).all(1)
+    for row in np.flatnonzero(settled):  # everything is known: one answer
+        inside = np.where(surely[row], high[row], 0)
+        share_low[row] = share_high[row] = inside / inside.sum()
+    return share_low, share_high, np.minimum(1.0, rest_high / np.maximum(least + rest_high, 1e-300))

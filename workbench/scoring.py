@@ -1,0 +1,205 @@
+"""Runs along given tokens: how probable a text was, how far two models differ on it, other continuations, and time.
+
+The logic behind ``LoadedModel.score``, ``branch`` and ``speedup``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.cache import crop, keep_all
+from workbench.decoding import Engine, Run
+from workbench.drafting import Drafter
+from workbench.errors import Incompatible, PromptError, TraceError
+from workbench.flight import Speedup
+from workbench.trace import Trace
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "check_same_words",
+    "completion_ids",
+    "divergence",
+    "forced_by",
+    "measure",
+    "prompt_logprobs",
+    "with_reference",
+]
+
+_ROWS = 64  # rows of logits held at once
+
+
+def completion_ids(prompter: Any, completion: Any) -> list[int]:
+    """Token ids of a completion: a text, or ids already.
+
+    Raises:
+        PromptError: It is empty, or neither.
+    """
+    if isinstance(completion, str):
+        ids = prompter.encode(completion)
+    elif isinstance(completion, (Sequence, np.ndarray)) and all(
+        isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in completion
+    ):
+        ids = [int(i) for i in completion]
+        most = len(prompter.tokenizer)
+        wrong = [i for i in ids if not 0 <= i < most]
+        if wrong:
+            raise PromptError(f"completion= holds token id {wrong[0]}; this vocabulary has {most} tokens.")
+    else:
+        raise PromptError(f"completion={completion!r}: expected a text, or a sequence of token ids.")
+    if not ids:
+        raise PromptError("completion= is empty: there is nothing to score.")
+    return ids
+
+
+def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
+    """What an answer must begin with that takes ``token`` at place ``at`` of a trace's answer.
+
+    Args:
+        prompter: Of the model.
+        trace: The run to part from.
+        at: Index of the generated token to replace, from 0.
+        token: A token id, or a text (its tokens, if it is several).
+
+    Raises:
+        TraceError: No such place.
+        PromptError: No such token.
+    """
+    n = len(trace.tokens)
+    if isinstance(at, bool) or not isinstance(at, (int, np.integer)) or not 0 <= at < n:
+        raise TraceError(
+            f"at={at!r}: this answer has {n} tokens, counted from 0; a branch takes the place of one of them "
+            "(tokens of the prompt cannot be replaced: ask another question)."
+        )
+    if isinstance(token, str) and token in prompter.control.values():
+        return [*trace.tokens.token_id[:at].tolist(), next(i for i, t in prompter.control.items() if t == token)]
+    if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
+        token = [token]
+    return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token)]
+
+
+def prompt_logprobs(engine: Engine, run: Run) -> np.ndarray:
+    """(T,) float32 logprobs in nats of the prompt's tokens, each given those before it; the first is NaN.
+
+    Soft tokens of media are placeholders to the head: theirs are NaN too.
+    """
+    import torch
+
+    ids = run.request.ids[0].to(run.prompt_rows.device)
+    out = torch.full((len(ids),), torch.nan)
+    with torch.inference_mode():
+        for start in range(0, len(ids) - 1, _ROWS):
+            stop = min(start + _ROWS, len(ids) - 1)
+            logprob = engine.logits(run.prompt_rows[start:stop]).log_softmax(dim=-1)
+            out[start + 1 : stop + 1] = logprob.gather(1, ids[start + 1 : stop + 1, None])[:, 0].cpu()
+    out[run.request.type_ids[0] != 0] = torch.nan
+    return out.numpy()
+
+
+def divergence(mine: tuple[Engine, Run], theirs: tuple[Engine, Run], ids: list[int]) -> dict[str, np.ndarray]:
+    """Two models on the same tokens, from all of their logits.
+
+    Args:
+        mine, theirs: The engines, and their runs over the same forced tokens.
+        ids: Those tokens.
+
+    Returns:
+        ``kl`` (N,): KL(mine ‖ theirs) in nats; ``logprob`` (N,): of each token under theirs; ``agree`` (N,): whether
+        both have the same first choice.
+    """
+    import torch
+
+    parts: dict[str, list[Any]] = {"kl": [], "logprob": [], "agree": []}
+    with torch.inference_mode():
+        for start in range(0, len(ids), _ROWS):
+            here = slice(start, start + _ROWS)
+            p, q = (_logprobs(engine, run.forced_rows[here]) for engine, run in (mine, theirs))
+            token = torch.tensor(ids[here])[:, None]
+            parts["kl"].append(torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(dim=-1))
+            parts["logprob"].append(q.gather(1, token)[:, 0])
+            parts["agree"].append(p.argmax(dim=-1) == q.argmax(dim=-1))
+    return {name: torch.cat(part).numpy() for name, part in parts.items()}
+
+
+def _logprobs(engine: Engine, rows: torch.Tensor) -> torch.Tensor:
+    return engine.logits(rows).cpu().double().log_softmax(dim=-1)
+
+
+def with_reference(trace: Trace, mine: tuple[Engine, Run], theirs: tuple[Engine, Run], other: Any) -> Trace:
+    """The trace with the reading ``reference``: exact KL to another model, for ``workbench.compare``."""
+    arrays = divergence(mine, theirs, trace.tokens.token_id.tolist())
+    meta = {"identity": list(other.info.identity), "name": other.info.name, "unit": "nats"}
+    return replace(trace, readings={**trace.readings, "reference": {"meta": meta, "arrays": arrays}})
+
+
+def check_same_words(mine: Any, theirs: Any) -> None:
+    """Refuse a reference model of another vocabulary or chat template.
+
+    Raises:
+        Incompatible: They differ.
+        PromptError: It is no model.
+    """
+    if not hasattr(theirs, "info") or not hasattr(theirs, "score"):
+        raise PromptError(f"reference={theirs!r}: expected a model, as workbench.load returns it.")
+    for name, attribute in (("vocabulary", "vocab_hash"), ("chat template", "chat_template_hash")):
+        if getattr(mine.info, attribute) != getattr(theirs.info, attribute):
+            raise Incompatible(
+                f"reference={theirs.info.name}: its {name} is not that of {mine.info.name}, so the same text is not "
+                "the same tokens to both."
+            )
+
+
+def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats: int, stop: Any) -> Speedup:
+    """Run a trace's request drafted and undrafted in turns, and time single passes. See ``LoadedModel.speedup``."""
+    drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
+    seconds: Mapping[bool, list[float]] = {True: [], False: []}
+    lengths = set()
+    for turn in range(repeats + 1):  # the first pair warms up
+        for drafted in (True, False) if turn % 2 else (False, True):
+            if stop is not None and stop.is_set():
+                raise TraceError("speedup was stopped before it had measured enough.")
+            again = model.again(trace, draft=drafts if drafted else 0)
+            lengths.add(len(again.tokens))
+            if turn:
+                seconds[drafted].append(again.timing.decode_s)
+    if min(lengths) < 2:
+        raise TraceError("This answer has one token, which is never drafted: there is nothing to speed up.")
+    usual = int(np.bincount(trace.rounds.proposed).argmax()) if len(trace.rounds) else 4
+    passes, draft_s = _passes(model, engine, drafter, trace, sorted({1, 2, 3, 5, usual + 1}), repeats)
+    return Speedup.of(drafts, seconds[True], seconds[False], passes, draft_s)
+
+
+def _passes(
+    model: Any, engine: Engine, drafter: Drafter, trace: Trace, lengths: list[int], repeats: int
+) -> tuple[dict[int, float], float]:
+    """Median seconds of a pass over so many rows behind the trace's prompt, and of one draft."""
+    import torch
+
+    times: dict[int, list[float]] = {r: [] for r in lengths}
+    drafts: list[float] = []
+    with torch.inference_mode():
+        cache, hidden, position = model.behind_prompt(trace)
+        keep_all(cache)
+        token = int(trace.tokens.token_id[0])
+        for turn in range(repeats + 1):
+            for r in lengths:
+                engine.wait()
+                began = time.perf_counter()
+                engine.logits(
+                    engine.rows([token] * r, position, cache) if r > 1 else engine.step(token, position, cache)
+                )
+                engine.wait()
+                if turn:
+                    times[r].append(time.perf_counter() - began)
+                crop(cache, r)
+            began = time.perf_counter()
+            drafter.draft(token, hidden, position, cache, 2)
+            if turn:
+                drafts.append((time.perf_counter() - began) / 2)
+    return {r: float(np.median(t)) for r, t in times.items()}, float(np.median(drafts))
