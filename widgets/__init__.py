@@ -1,1 +1,30 @@
-"""The views of a trace: widgets, figures and offline HTML. Imports workbench, never torch or transformers."""
+"""The views of a trace: widgets, figures and offline HTML. Imports workbench, never torch or transformers.
+
+from widgets import TokenView, to_html
+
+TokenView(trace)               # in a notebook
+to_html(trace, "a.html")       # the same as one offline file
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from widgets.draft_view import DraftView
+    from widgets.export import to_html
+    from widgets.token_view import TokenView
+
+__all__ = ["DraftView", "TokenView", "to_html"]
+
+_WHERE = {"DraftView": "widgets.draft_view", "TokenView": "widgets.token_view", "to_html": "widgets.export"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'widgets' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,87 @@
+// node --test tests/js: the parts of the views that need no browser.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { numbers, withBuffers } from "../../widgets/lib/arrays.js";
+import { MEASURES, viridis } from "../../widgets/lib/colour.js";
+import { count, percent, safe, seconds, visible } from "../../widgets/lib/format.js";
+import { questionKey, savedModel } from "../../widgets/lib/page.js";
+
+test("arrays: binary at any offset, base64, and what does not fit", () => {
+  const bytes = new Uint8Array([9, 0, 0, 128, 63, 0, 0, 0, 64]); // a byte, then 1.0 and 2.0
+  const view = new DataView(bytes.buffer, 1, 8);
+  assert.deepEqual([...numbers({ view, dtype: "float32", shape: [2] })], [1, 2]);
+  assert.deepEqual([...numbers({ view: btoa("\x01\x02\x03"), dtype: "uint8", shape: [3, 1] })], [1, 2, 3]);
+  assert.equal(numbers({ view: "", dtype: "int32", shape: [0, 5] }).length, 0);
+  assert.throws(() => numbers({ view, dtype: "float32", shape: [3] }), /12 bytes came with 8/);
+  assert.throws(() => numbers({ view, dtype: "int64", shape: [1] }), /int64/);
+});
+
+test("buffers go back to where they were taken from", () => {
+  assert.deepEqual(withBuffers({ a: [{ buffer: 1 }, 5], b: { buffer: 0, more: 1 }, c: null }, ["x", "y"]), {
+    a: ["y", 5], b: { buffer: 0, more: 1 }, c: null,
+  });
+});
+
+test("probabilities and times as people read them", () => {
+  const shown = [1, 0.9999, 0.95, 0.621, 0.5, 0.099, 0.004, 0].map((p) => percent(Math.log(p)));
+  assert.deepEqual(shown, ["100 %", "99.99 %", "95.0 %", "62.1 %", "50.0 %", "9.9 %", "0.4 %", "0 %"]);
+  assert.equal(percent(NaN), "–");
+  assert.equal(percent(-30), "<0.0001 %");
+  assert.deepEqual([0.0042, 0.35, 1.239, 12.34, 125].map(seconds), ["4.2 ms", "350 ms", "1.24 s", "12.3 s", "2 min 5 s"]);
+  assert.deepEqual([count(1, "token"), count(1234, "token"), count(2, "match", "matches")], ["1 token", "1,234 tokens", "2 matches"]);
+});
+
+test("what could disguise text is made visible", () => {
+  assert.equal(safe("\u202egnp.exe\x1b"), "⟨202E⟩gnp.exe⟨1B⟩");
+  assert.equal(safe("a\ud800b😀"), "a⟨D800⟩b😀");
+  assert.equal(visible(" a\n"), "␣a↵");
+  assert.equal(visible(""), "∅");
+});
+
+test("how sure, in steps", () => {
+  const { probability, entropy, rank } = MEASURES;
+  assert.deepEqual([1, 0.5, 0.099, 1e-9].map((p) => probability.step({ logprob: Math.log(p) })), [9, 5, 0, 0]);
+  assert.deepEqual([0, 1, 4, 9].map((e) => entropy.step({ entropy: e })), [9, 7, 0, 0]);
+  assert.deepEqual([0, 1, 4, 9, 49, 50].map((r) => rank.step({ rank: r })), [9, 7, 5, 3, 1, 0]);
+  assert.deepEqual([viridis(0), viridis(1), viridis(7)], [[68, 1, 84], [253, 231, 37], [253, 231, 37]]);
+});
+
+test("a saved model answers what was saved, says so otherwise, and forgets who left", async () => {
+  const key = questionKey({ token: 3, ask: "attend" });
+  assert.equal(key, '[["ask","attend"],["token",3]]');
+  const model = savedModel({ selected: -1 }, { [key]: 7 });
+  const replies = [];
+  const heard = (message) => replies.push(message);
+  model.on("msg:custom", heard);
+  model.send({ id: "a", ask: "attend", token: 3 });
+  model.send({ id: "b", ask: "attend", token: 4 });
+  await null;
+  assert.equal(replies[0].value, 7);
+  assert.match(replies[1].error, /without that answer/);
+  model.off("msg:custom", heard);
+  model.send({ id: "c", ask: "attend", token: 3 });
+  let changes = 0;
+  model.on("change:selected", () => changes++);
+  model.set("selected", 2);
+  model.set("selected", 2);
+  await null;
+  assert.deepEqual([replies.length, changes, model.get("selected")], [2, 1, 2]);
+});
+
+test("drafts: fates, shares and speeds that can be worked out by hand", async () => {
+  const { byPosition, draftCost, fate, speed, tokensARound } = await import("../../widgets/lib/drafts.js");
+  assert.deepEqual([0, 1, 2, 3].map((i) => fate(i, 1, 3, i <= 1)), ["kept", "thrown", "unjudged", ""]);
+  assert.equal(fate(1, 1, 3, false), "unjudged"); // the run ended before it was judged
+  // two rounds of two: both kept; none kept
+  const rounds = { count: 2, k: 2, accepted: [2, 0], proposed: [2, 2], p: [-1, -1, -5, NaN], draftTime: [2, 2], verifyTime: [8, 8] };
+  const shares = byPosition(rounds);
+  assert.deepEqual(shares, [{ kept: 1, judged: 2 }, { kept: 1, judged: 1 }]);
+  assert.deepEqual([0, 1, 2, 3].map((k) => tokensARound(shares, k)), [1, 1.5, 2, 2.5]);
+  assert.equal(tokensARound([], 3), 1);
+  assert.equal(speed(shares, 2, { row: 0, draft: 0 }), 2);
+  assert.equal(speed(shares, 2, { row: 0.25, draft: 0.25 }), 1);
+  assert.equal(draftCost(rounds, 0.5), 0.25); // a step takes 4 of the 8, a draft 1
+  assert.equal(draftCost({ ...rounds, count: 0 }, 0.5), 0.1);
+});

@@ -1,0 +1,124 @@
+"""A trace as one page that needs no kernel, no network and no server: the views of the notebook, with the same JavaScript.
+
+The page holds the views' modules, the data they draw, and the answers to what they may ask. A content security policy
+in it forbids every request, so that nothing it contains can phone home, whatever a model wrote.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from widgets import esm
+from widgets.base import View
+from widgets.buffers import in_page
+from workbench.display import to_html as static
+from workbench.errors import TraceError
+from workbench.trace import Trace
+
+__all__ = ["page", "to_html"]
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "media-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+_STYLE = (
+    "html{color-scheme:light dark}body{margin:0 auto;padding:1.2rem;max-width:62rem;"
+    'font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;background:Canvas;color:CanvasText}'
+    "h1{font-size:1.15rem;line-height:1.35;margin:0 0 1rem;overflow-wrap:anywhere}h2{font-size:.95rem;margin:1.6rem 0 .5rem}"
+    "footer{margin:1.6rem 0 .6rem;font-size:12px;opacity:.75}@media(max-width:480px){body{padding:.6rem}}"
+)
+
+
+def to_html(what: Trace | View | Iterable[View], path: str | os.PathLike, *, title: str | None = None) -> Path:
+    """Write views as one HTML file that works offline.
+
+        to_html(trace, "a.html")
+        to_html(AttentionView(trace, model), "where.html")    # with its answers
+
+    Args:
+        what: A trace (all views that have something to show of it), a view, or several views.
+        path: The file. One that is there is replaced, once the new one is complete.
+        title: Shown on top and in the tab; the question, if not given.
+
+    Returns:
+        The path.
+
+    Raises:
+        TraceError: The file cannot be written, or there is nothing to show.
+    """
+    text = page(what, title=title)
+    target = Path(path)
+    try:
+        part = target.with_name(f"{target.name}.part")
+        part.write_text(text, "utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise TraceError(f"{target} cannot be written: {error.strerror or error}. Name another file.") from error
+    return target
+
+
+def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> str:
+    """The same as text."""
+    views = _views(what)
+    shown = [(view, view.trace) for view in views if view.trace is not None]
+    if not shown:
+        raise TraceError("There is nothing to show: no view has a trace yet.")
+    names = list(dict.fromkeys(view.NAME for view, _ in shown))
+    saved = [
+        {"view": view.NAME, "id": f"view-{k}", "state": view.saved_state(), "answers": view.saved_answers()}
+        for k, (view, _) in enumerate(shown)
+    ]
+    first = shown[0][1]
+    head = title or _question(first) or "A trace"
+    styles = "".join(dict.fromkeys(esm.style(name) for name in names))
+    modules = ",\n".join(f"{json.dumps(name)}: {esm.expression(name)}" for name in names)
+    sections = "".join(
+        f'<h2>{html.escape(view.TITLE)}</h2><div id="view-{k}"></div>' for k, (view, _) in enumerate(shown)
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{html.escape(head)}</title>\n<style>{_STYLE}{styles}</style></head>\n"
+        f"<body><main><h1>{html.escape(head)}</h1><noscript>{static(first)}</noscript>{sections}</main>"
+        f"<footer>{html.escape(_made_by(first))}</footer>\n"
+        f'<script type="application/json" id="saved">{_json(saved)}</script>\n'
+        f"<script>\n{esm.library('page')}\n"
+        f"showPage({{\n{modules}\n}}, JSON.parse(document.getElementById('saved').textContent));\n"
+        "</script>\n</body></html>\n"
+    )
+
+
+def _views(what: Trace | View | Iterable[View]) -> list[View]:
+    if isinstance(what, Trace):
+        from widgets.draft_view import DraftView
+        from widgets.token_view import TokenView
+
+        return [TokenView(what), *([DraftView(what)] if len(what.rounds) else [])]
+    return [what] if isinstance(what, View) else list(what)
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in, with binary as base64."""
+    text = json.dumps(in_page(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _question(trace: Trace) -> str:
+    asked = [message for message in trace.prompt.messages if message.get("role") == "user"]
+    content: Any = asked[-1].get("content", "") if asked else ""
+    if isinstance(content, str):
+        return content[:200]
+    return " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping) and p.get("type") == "text")[:200]
+
+
+def _made_by(trace: Trace) -> str:
+    m = trace.model
+    which = f"{m.name} ({m.variant}, revision {m.revision}, weights {m.weights_hash[:12]})"
+    return f"{which}. Gemma workbench. {trace.created}"

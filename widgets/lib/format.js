@@ -1,0 +1,38 @@
+// Numbers and pieces of text as people read them.
+
+// Control and direction characters, halves of characters: made visible, since they could disguise what is written
+const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
+/** Text that cannot reorder or hide its surroundings. */
+export function safe(text) {
+  return String(text).replace(UNSAFE, (c) => `⟨${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}⟩`);
+}
+
+/** A piece with its spaces and line breaks to be seen, at most 40 characters. */
+export function visible(piece) {
+  const short = piece.length <= 40 ? piece : piece.slice(0, 39) + "…";
+  return safe(short.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣")) || "∅";
+}
+
+/** A probability from its logarithm: 62.1 %, 0.003 %, 99.98 %. */
+export function percent(logprob) {
+  if (Number.isNaN(logprob)) return "–";
+  const p = 100 * Math.exp(Math.min(logprob, 0));
+  if (p === 0 || p >= 99.995) return `${p.toFixed(0)} %`;
+  if (p >= 99.9) return `${p.toFixed(2)} %`;
+  if (p >= 1) return `${p.toFixed(1)} %`;
+  if (p < 0.0001) return "<0.0001 %";
+  return `${Number(p.toPrecision(2))} %`;
+}
+
+/** Seconds: 12 ms, 1.24 s, 2 min 5 s. */
+export function seconds(s) {
+  if (s < 0.9995) return `${(1000 * s).toFixed(s < 0.01 ? 1 : 0)} ms`;
+  if (s < 99.95) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
+  return `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`;
+}
+
+/** "1 token", "1,234 tokens". */
+export function count(n, one, many = one + "s") {
+  return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+}

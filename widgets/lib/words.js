@@ -1,0 +1,119 @@
+// The answer as words one can point at: mouse, or Tab and then the arrow keys (one stop of the Tab key for each list).
+
+import { h } from "./dom.js";
+import { safe, visible } from "./format.js";
+
+export const SOURCES = ["plain", "accepted", "corrected", "bonus", "forced"];
+
+function shown(piece, special) {
+  if (special) return [visible(piece)];
+  if (!piece) return [h("span", { class: "wb-soft" }, "∅")];
+  if (!piece.replaceAll("\n", "")) return [h("span", { class: "wb-soft" }, "↵".repeat(piece.length)), piece];
+  return [safe(piece)];
+}
+
+/**
+ * Lists of words. Each group is { label, from, to, folded, kind }; all share one selection.
+ *
+ * Returns { element, spans, add, select, focus }: `add(pieces, special)` appends to the last group.
+ */
+export function words({ groups, piece, special, point, pick, signal }) {
+  const spans = [];
+  const lists = [];
+  const element = h("div", { class: "wb-groups" });
+  let selected = -1;
+
+  const make = (k, text, isSpecial) => {
+    const span = h("span", { class: "wb-t", role: "option", tabindex: "-1", "aria-selected": "false" }, shown(text, isSpecial));
+    if (isSpecial) span.dataset.special = "";
+    span.dataset.k = k;
+    spans[k] = span;
+    return span;
+  };
+  const list = (group) => {
+    const box = h("div", { class: "wb-words", role: "listbox", "aria-label": group.label, "aria-orientation": "horizontal" });
+    lists.push(box);
+    if (!group.folded) element.append(box);
+    else element.append(h("details", { class: "wb-fold" }, h("summary", {}, group.label), box));
+    return box;
+  };
+  const append = (box, span) => {
+    box.append(span);
+    if (span === box.firstElementChild) span.tabIndex = 0;
+  };
+  for (const group of groups) {
+    const box = list(group);
+    for (let k = group.from; k < group.to; k++) append(box, make(k, piece(k), special(k)));
+  }
+
+  const at = (event) => {
+    const span = event.target.closest?.("[data-k]");
+    return span && element.contains(span) ? Number(span.dataset.k) : -1;
+  };
+  const rove = (k) => {
+    const box = spans[k].closest(".wb-words");
+    box.querySelector('[tabindex="0"]')?.setAttribute("tabindex", "-1");
+    spans[k].tabIndex = 0;
+  };
+  const select = (k) => {
+    spans[selected]?.setAttribute("aria-selected", "false");
+    selected = k >= 0 && k < spans.length ? k : -1;
+    if (selected < 0) return;
+    spans[selected].setAttribute("aria-selected", "true");
+    rove(selected);
+  };
+  const focus = (k) => {
+    if (!spans[k]) return;
+    const fold = spans[k].closest("details");
+    if (fold) fold.open = true;
+    rove(k);
+    spans[k].focus();
+  };
+  const line = (k, step) => {
+    // the nearest word of the next line up or down
+    const here = spans[k].getBoundingClientRect();
+    let best = k, least = Infinity, seen = null;
+    for (let j = k + step; spans[j]; j += step) {
+      const box = spans[j].getBoundingClientRect();
+      if (Math.abs(box.top - here.top) < here.height / 2) continue;
+      seen ??= box.top;
+      if (Math.abs(box.top - seen) > here.height / 2) break;
+      const far = Math.abs(box.left - here.left);
+      if (far < least) [best, least] = [j, far];
+    }
+    return best;
+  };
+
+  const options = { signal };
+  element.addEventListener("pointerover", (event) => at(event) >= 0 && point(at(event)), options);
+  element.addEventListener("pointerleave", () => point(-1), options);
+  element.addEventListener("focusin", (event) => at(event) >= 0 && point(at(event)), options);
+  element.addEventListener("click", (event) => {
+    const k = at(event);
+    if (k < 0) return;
+    rove(k);
+    pick(k);
+  }, options);
+  element.addEventListener("keydown", (event) => {
+    const k = at(event);
+    if (k < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+    const moves = {
+      ArrowRight: () => k + 1, ArrowLeft: () => k - 1, ArrowDown: () => line(k, 1), ArrowUp: () => line(k, -1),
+      Home: () => 0, End: () => spans.length - 1,
+    };
+    if (moves[event.key]) focus(Math.max(0, Math.min(spans.length - 1, moves[event.key]())));
+    else if (event.key === "Enter" || event.key === " ") pick(k);
+    else if (event.key === "Escape") pick(-1);
+    else return;
+    event.preventDefault();
+    event.stopPropagation(); // JupyterLab would take the arrows for its own
+  }, options);
+
+  const add = (text, isSpecial) => {
+    const box = lists.at(-1) ?? list({ label: "Answer" });
+    const span = make(spans.length, text, isSpecial);
+    append(box, span);
+    return span;
+  };
+  return { element, spans, add, select, focus };
+}

@@ -1,0 +1,131 @@
+"""TokenView: the answer as words, coloured by how sure the model was, with what it nearly said."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import traitlets
+
+from widgets.base import View
+from widgets.buffers import array
+from workbench.errors import WorkbenchError
+from workbench.trace import Token, Trace
+
+__all__ = ["TokenView"]
+
+_WIRE = 5 << 20  # bytes of alternatives sent; more than that of 5,000 tokens with 80 each
+_PROMPT_PIECES = 20_000
+_FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_tokens", "stopped": "stopped by you",
+           "context": "context full"}  # fmt: skip
+
+
+class TokenView(View):
+    """The answer, word by word.
+
+        TokenView(trace)                    # hover, focus, colour by probability, entropy or rank
+        TokenView(trace, inspector=model)   # a click on an alternative says that instead, and goes on from there
+
+    Attributes:
+        measure: What colours the words: ``probability``, ``entropy`` or ``rank``.
+        tail: Tokens that a running answer has added (see :meth:`stream`).
+    """
+
+    NAME: ClassVar[str] = "token_view"
+    TITLE: ClassVar[str] = "The answer, word by word"
+    SAVED: ClassVar[tuple[str, ...]] = ("data", "selected", "measure")
+
+    measure = traitlets.Enum(("probability", "entropy", "rank"), "probability").tag(sync=True)
+    tail = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
+        self._parents: list[Trace] = []
+        super().__init__(trace, inspector, **more)
+
+    def describe(self, trace: Trace) -> dict[str, Any]:
+        """Columns of the tokens as arrays, words and names as JSON."""
+        t = trace.tokens
+        kept = max(1, min(t.top_ids.shape[1], _WIRE // (12 * max(1, len(t)))))
+        top = np.s_[:, :kept]
+        used = np.unique(t.top_ids[top])
+        start = len(trace.prompt)
+        segments = [(s.kind, s.start - start, s.stop - start) for s in trace.segments] or [("text", 0, len(t))]
+        return {
+            "tokens": {
+                "piece": list(t.piece), "names": [[int(i), t.top_pieces.get(int(i), f"<{i}>")] for i in used],
+                "id": array(t.token_id, np.int32), "logprob": array(t.logprob, np.float32),
+                "sample": array(t.sample_logprob, np.float32), "entropy": array(t.entropy, np.float32),
+                "rank": array(t.rank, np.int32), "source": array(t.source, np.int8),
+                "round": array(t.round, np.int32), "time": array(t.time_s, np.float32),
+                "top_id": array(t.top_ids[top], np.int32), "top_logprob": array(t.top_logprob[top], np.float32),
+                "top_sample": array(t.top_sample_logprob[top], np.float32),
+            },
+            "special": [k for kind, first, last in segments if kind == "control" for k in range(first, last)],
+            "groups": _groups(segments), "prompt": _prompt(trace), "summary": _summary(trace),
+            "parents": len(self._parents), "greedy": trace.settings.temperature == 0,
+        }  # fmt: skip
+
+    def stream(self, first: int, tokens: list[Token]) -> None:
+        """Show tokens of a running answer as they come.
+
+        Args:
+            first: The index of the first of them; 0 clears what was shown.
+            tokens: Those that came since the last call.
+        """
+        sources = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
+        rows = [[t.piece, t.logprob, sources.get(t.source, 0)] for t in tokens]
+        self.tail = {"from": first, "rows": rows}
+
+    def answer_branch(self, at: int, token: int) -> dict[str, Any]:
+        """Say another token at one place and go on; the new trace is shown, the old one is kept for ``back``."""
+        if self.reasons["branch"] or self.trace is None:
+            raise WorkbenchError(self.reasons["branch"])
+        new = self.inspector.branch(self.trace, at=int(at), token=int(token))
+        self._parents.append(self.trace)
+        self.trace = new
+        self.selected = int(at)
+        return {}
+
+    def answer_back(self) -> dict[str, Any]:
+        """Back to the trace that this one branched from."""
+        if not self._parents:
+            raise WorkbenchError("This answer has not branched from another.")
+        self.trace = self._parents.pop()
+        return {}
+
+
+def _groups(segments: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    """Lists of words: thoughts and tool calls each folded in one of their own, what is between them together."""
+    groups: list[dict[str, Any]] = []
+    for kind, first, last in segments:
+        folded = kind in ("thought", "tool")
+        if groups and not folded and not groups[-1]["folded"]:
+            groups[-1]["to"] = last
+            continue
+        label = f"{kind.capitalize()}: {last - first} tokens" if folded else "Answer"
+        groups.append({"label": label, "from": first, "to": last, "folded": folded})
+    return groups
+
+
+def _prompt(trace: Trace) -> dict[str, Any]:
+    room, segments = _PROMPT_PIECES, []
+    for s in trace.prompt.segments:
+        media = s.media is not None and s.kind in ("image", "audio", "video")
+        pieces = None if media else list(trace.prompt.pieces[s.start : min(s.stop, s.start + max(0, room))])
+        room -= len(pieces or ())
+        segments.append({"kind": s.kind, "start": s.start, "length": len(s), "media": s.media, "pieces": pieces})
+    return {"segments": segments[:2000], "cut": room < 0 or len(segments) > 2000}
+
+
+def _summary(trace: Trace) -> list[list[str]]:
+    m, u, s, timing, n = trace.model, trace.usage, trace.settings, trace.timing, len(trace.tokens)
+    kind = " · ".join(x for x in (m.quantization, m.dtype, m.device) if x and x != "none")
+    items = [[m.name, kind], [f"{n:,}", f"token{'s' * (n != 1)} in {timing.total_s:.2f} s"]]
+    if n > 1 and timing.decode_s > 0:
+        items.append([f"{(n - 1) / timing.decode_s:.1f}", "tokens/s"])
+    items.append([f"{u.prompt:,}", "in the prompt" + (f" ({u.cached:,} from cache)" if u.cached else "")])
+    if len(trace.rounds):
+        items.append([f"{int(trace.rounds.accepted.sum())} of {int(trace.rounds.proposed.sum())}", "drafts kept"])
+    items.append(["", _FINISH.get(trace.finish, trace.finish)])
+    items.append(["", "greedy" if s.temperature == 0 else f"temperature {s.temperature:g} · seed {s.seed}"])
+    return items
