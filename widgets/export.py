@@ -1,4 +1,4 @@
-"""A trace as one page that needs no kernel, no network and no server: the views of the notebook, with the same JavaScript.
+"""A trace as one page without kernel, network or server: the views of the notebook, with the same JavaScript.
 
 The page holds the views' modules, the data they draw, and the answers to what they may ask. A content security policy
 in it forbids every request, so that nothing it contains can phone home, whatever a model wrote.
@@ -29,7 +29,8 @@ _POLICY = (
 _STYLE = (
     "html{color-scheme:light dark}body{margin:0 auto;padding:1.2rem;max-width:62rem;"
     'font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;background:Canvas;color:CanvasText}'
-    "h1{font-size:1.15rem;line-height:1.35;margin:0 0 1rem;overflow-wrap:anywhere}h2{font-size:.95rem;margin:1.6rem 0 .5rem}"
+    "h1{font-size:1.15rem;line-height:1.35;margin:0 0 1rem;overflow-wrap:anywhere}"
+    "h2{font-size:.95rem;margin:1.6rem 0 .5rem}"
     "footer{margin:1.6rem 0 .6rem;font-size:12px;opacity:.75}@media(max-width:480px){body{padding:.6rem}}"
 )
 

@@ -52,7 +52,7 @@ def test_what_a_model_wrote_stays_text(open_page, tmp_path):
     assert words.nth(0).inner_text() == EVIL
     assert words.nth(2).inner_text() == "⟨202E⟩b"
     words.nth(0).click()
-    tab.get_by_text("Prompt: 73 tokens").click()
+    tab.get_by_text("Prompt:").click()
     assert tab.locator("img[src=x]").count() == 0
     assert tab.title() == EVIL
 
