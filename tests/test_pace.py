@@ -1,0 +1,98 @@
+"""The adaptive draft length, on simulated devices and drafters whose best length can be computed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from workbench.pace import LONGEST, Pace, fixed
+
+DEVICES = {
+    "flat, as a GPU": lambda rows: 1.0 + 0.01 * rows,
+    "a row costs a quarter": lambda rows: 0.75 + 0.25 * rows,
+    "steep, as int4 on a CPU": lambda rows: 0.35 + 0.65 * rows,
+}
+DRAFTERS = {"good": 0.95, "fair": 0.7, "poor": 0.3, "useless": 0.0}
+DRAFT = 0.06  # of a single step
+
+
+def expected(share, cost, drafts):
+    """Seconds a token at a fixed length, in the long run."""
+    tokens = sum(share**i for i in range(drafts + 1))
+    return (cost(drafts + 1) + drafts * DRAFT) / tokens
+
+
+class Always:
+    """A chooser that never changes its mind."""
+
+    def __init__(self, drafts):
+        self.next = fixed(drafts)
+
+    def judged(self, accepted, proposed):
+        pass
+
+
+def run(pace, share, cost, rng, tokens, noise=0.05, chooser=None):
+    """Simulate an answer; returns its seconds."""
+    chooser = chooser or pace.run(sampled=False)
+    seconds, left = 0.0, tokens
+    while left > 0:
+        drafts = chooser.next(left - 1)
+        took = cost(drafts + 1) * rng.normal(1, noise)
+        pace.ran(drafts + 1, took)
+        seconds += took
+        if drafts:
+            made = drafts * DRAFT * rng.normal(1, noise)
+            pace.drafted(drafts, made)
+            seconds += made
+            kept = int(np.argmin(np.append(rng.random(drafts) < share, False)))
+            chooser.judged(kept, min(kept + 1, drafts))
+            left -= min(kept + 1, left)
+        else:
+            left -= 1
+    return seconds
+
+
+@pytest.mark.parametrize(("device", "drafter"), list(itertools.product(DEVICES, DRAFTERS)))
+def test_auto_is_nearly_the_best_length(device, drafter):
+    cost, share = DEVICES[device], DRAFTERS[drafter]
+    best = min(expected(share, cost, k) for k in range(LONGEST + 1))
+    rng = np.random.default_rng(0)
+    pace = Pace()
+    for _ in range(3):
+        run(pace, share, cost, rng, 60)
+    tokens = 60
+    mean = np.mean([run(pace, share, cost, rng, tokens) for _ in range(40)]) / tokens
+    assert mean <= 1.10 * best
+    assert mean <= 1.05 * expected(share, cost, 0)
+
+
+def test_the_first_run_already_learns():
+    """From nothing, one answer of 60 tokens loses little to the length that would have been best for it."""
+    rng = np.random.default_rng(1)
+    for cost, share in itertools.product(DEVICES.values(), DRAFTERS.values()):
+        mean = np.mean([run(Pace(), share, cost, rng, 60) for _ in range(30)])
+        best = min(
+            np.mean([run(Pace(), share, cost, rng, 60, chooser=Always(k)) for _ in range(30)])
+            for k in range(LONGEST + 1)
+        )
+        assert mean <= 1.25 * best
+
+
+def test_a_drafter_that_becomes_useful_is_noticed():
+    rng = np.random.default_rng(2)
+    cost = DEVICES["flat, as a GPU"]
+    pace = Pace()
+    for _ in range(5):
+        run(pace, 0.0, cost, rng, 60)
+    for _ in range(12):
+        run(pace, 0.95, cost, rng, 100)
+    assert run(pace, 0.95, cost, rng, 100) / 100 <= 1.2 * min(expected(0.95, cost, k) for k in range(LONGEST + 1))
+
+
+def test_lengths_never_pass_the_room_left():
+    chooser = Pace().run(sampled=True)
+    for room in (0, 1, 2, 3, 0, 5):
+        assert 0 <= chooser.next(room) <= room
+    assert fixed(4)(2) == 2
+    assert fixed(4)(-1) == 0
