@@ -79,6 +79,10 @@ class Pace:
         """Share of i-th drafts kept among those judged, over earlier runs; 0.7 where nothing is known."""
         return [(hits + 0.7) / (tries + 1.0) for hits, tries in self._kept[sampled]]
 
+    def tries(self, sampled: bool) -> list[float]:
+        """How many i-th drafts that rests on, older ones counting less."""
+        return [tries for _, tries in self._kept[sampled]]
+
 
 class Chooser:
     """One run's choices: starts from the model's experience and comes to trust its own."""
@@ -87,6 +91,7 @@ class Chooser:
         self.pace = pace
         self.sampled = sampled
         self._prior = pace.acceptance(sampled)
+        self._trust = [min(_TRUST, tries + 1.0) for tries in pace.tries(sampled)]
         self._own = [[0.0, 0.0] for _ in range(pace.longest)]
         self._first = [k for k in _FIRST if not pace._passes.get(k + 1)]  # noqa: SLF001 (one thing in two classes)
         self._plain = 0
@@ -111,8 +116,8 @@ class Chooser:
     def expected(self, drafts: int) -> float:
         """Tokens that a round of this many drafts emits, on average."""
         kept = [
-            (p * _TRUST + hits) / (_TRUST + tries)
-            for p, (hits, tries) in zip(self._prior[:drafts], self._own, strict=False)
+            (p * trust + hits) / (trust + tries)
+            for p, trust, (hits, tries) in zip(self._prior[:drafts], self._trust, self._own, strict=False)
         ]
         return 1.0 + sum(math.prod(kept[: i + 1]) for i in range(drafts))
 
