@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from widgets.draft_view import DraftView
     from widgets.export import to_html
+    from widgets.media_input import MediaInput
     from widgets.token_view import TokenView
 
-__all__ = ["DraftView", "TokenView", "to_html"]
+__all__ = ["DraftView", "MediaInput", "TokenView", "to_html"]
 
-_WHERE = {"DraftView": "widgets.draft_view", "TokenView": "widgets.token_view", "to_html": "widgets.export"}
+_WHERE = {
+    "DraftView": "widgets.draft_view",
+    "MediaInput": "widgets.media_input",
+    "TokenView": "widgets.token_view",
+    "to_html": "widgets.export",
+}
 
 
 def __getattr__(name: str) -> Any:

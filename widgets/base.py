@@ -24,10 +24,62 @@ from workbench.errors import WorkbenchError
 from workbench.readings import QUESTIONS, can
 from workbench.trace import Trace
 
-__all__ = ["View", "explain", "question_key"]
+__all__ = ["Panel", "View", "explain", "question_key"]
 
 
-class View(anywidget.AnyWidget):
+class Panel(anywidget.AnyWidget):
+    """A widget whose JavaScript side draws ``data``, and asks.
+
+    Attributes:
+        error: What went wrong last, in words; shown under the view.
+    """
+
+    NAME: ClassVar[str] = ""
+    """The JavaScript and style files, without their endings."""
+
+    data = traitlets.Dict(help="What is drawn.").tag(sync=True)
+    error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if cls.__dict__.get("NAME"):  # not the class that ipywidgets derives of each object's own
+            cls._esm = esm.module(cls.NAME)
+            cls._css = esm.style(cls.NAME)
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self._busy = threading.Lock()
+        self.on_msg(self._heard)
+
+    # --- what is asked -----------------------------------------------------------------------------------------------
+
+    def answer(self, question: Mapping[str, Any], buffers: Any = ()) -> Any:
+        """Answer a question of the JavaScript side: ``{"ask": NAME, …}`` goes to ``answer_NAME(…)``.
+
+        Raises:
+            WorkbenchError: There is no such question, or it has no answer; the words are shown in the view.
+        """
+        rest = {key: value for key, value in question.items() if key not in ("ask", "id")}
+        handler = getattr(self, f"answer_{question.get('ask')}", None)
+        if handler is None:
+            raise WorkbenchError(f"{type(self).__name__} has no answer to {question.get('ask')!r}.")
+        return handler(**rest, **({"buffers": buffers} if buffers else {}))
+
+    def _heard(self, _widget: Any, content: Any, buffers: Any) -> None:
+        """A message came: answer on a thread, so that the kernel stays free, one at a time."""
+        if isinstance(content, dict) and "ask" in content:
+            threading.Thread(target=self._reply, args=(content, buffers), daemon=True).start()
+
+    def _reply(self, content: Mapping[str, Any], buffers: Any) -> None:
+        try:
+            with self._busy:
+                value, out = split(self.answer(content, buffers))
+            self.send({"reply": content.get("id"), "value": value}, out)
+        except Exception as error:  # noqa: BLE001 (whatever it is belongs under the view, where the user looks)
+            self.send({"reply": content.get("id"), "error": explain(error)})
+
+
+class View(Panel):
     """A view of one trace.
 
     Args:
@@ -37,11 +89,7 @@ class View(anywidget.AnyWidget):
     Attributes:
         trace: May be set again; what is drawn follows.
         selected: The generated token that is picked, counted from 0; -1 for none. Link it between views.
-        error: What went wrong last, in words; shown under the view.
     """
-
-    NAME: ClassVar[str] = ""
-    """The view's JavaScript and style files, without their endings."""
 
     TITLE: ClassVar[str] = ""
     """What stands above it in a page."""
@@ -51,22 +99,12 @@ class View(anywidget.AnyWidget):
 
     trace = traitlets.Instance(Trace, allow_none=True, help="What is shown.")
     inspector = traitlets.Any(None, help="Answers questions about the trace; an Inspector.")
-    data = traitlets.Dict(help="What is drawn, made from the trace.").tag(sync=True)
     selected = traitlets.Int(-1, help="Generated token that is picked; -1 for none.").tag(sync=True)
-    error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)
-        if cls.__dict__.get("NAME"):  # not the class that ipywidgets derives of each object's own
-            cls._esm = esm.module(cls.NAME)
-            cls._css = esm.style(cls.NAME)
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
         super().__init__(trace=trace, inspector=inspector, **more)
-        self._busy = threading.Lock()
         self.refresh()
         self.observe(self._changed, names=["trace", "inspector"])
-        self.on_msg(self._heard)
 
     # --- what is drawn -----------------------------------------------------------------------------------------------
 
@@ -96,33 +134,6 @@ class View(anywidget.AnyWidget):
 
     def _changed(self, _change: Any) -> None:
         self.refresh()
-
-    # --- what is asked -----------------------------------------------------------------------------------------------
-
-    def answer(self, question: Mapping[str, Any], buffers: Any = ()) -> Any:
-        """Answer a question of the JavaScript side: ``{"ask": NAME, …}`` goes to ``answer_NAME(…)``.
-
-        Raises:
-            WorkbenchError: There is no such question, or it has no answer; the words are shown in the view.
-        """
-        rest = {key: value for key, value in question.items() if key not in ("ask", "id")}
-        handler = getattr(self, f"answer_{question.get('ask')}", None)
-        if handler is None:
-            raise WorkbenchError(f"{type(self).__name__} has no answer to {question.get('ask')!r}.")
-        return handler(**rest, **({"buffers": buffers} if buffers else {}))
-
-    def _heard(self, _widget: Any, content: Any, buffers: Any) -> None:
-        """A message came: answer on a thread, so that the kernel stays free, one at a time."""
-        if isinstance(content, dict) and "ask" in content:
-            threading.Thread(target=self._reply, args=(content, buffers), daemon=True).start()
-
-    def _reply(self, content: Mapping[str, Any], buffers: Any) -> None:
-        try:
-            with self._busy:
-                value, out = split(self.answer(content, buffers))
-            self.send({"reply": content.get("id"), "value": value}, out)
-        except Exception as error:  # noqa: BLE001 (whatever it is belongs under the view, where the user looks)
-            self.send({"reply": content.get("id"), "error": explain(error)})
 
     # --- in a page without a kernel ----------------------------------------------------------------------------------
 

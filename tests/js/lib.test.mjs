@@ -85,3 +85,32 @@ test("drafts: fates, shares and speeds that can be worked out by hand", async ()
   assert.equal(draftCost(rounds, 0.5), 0.25); // a step takes 4 of the 8, a draft 1
   assert.equal(draftCost({ ...rounds, count: 0 }, 0.5), 0.1);
 });
+
+test("sounds: outline and WAV", async () => {
+  const { mono, wavFile } = await import("../../widgets/lib/sound.js");
+  const file = wavFile(Float32Array.from([0, 1, -1, 2]), 16000);
+  const view = new DataView(file.buffer);
+  assert.equal(file.length, 52);
+  assert.equal(view.getUint32(24, true), 16000);
+  assert.deepEqual([44, 46, 48, 50].map((at) => view.getInt16(at, true)), [0, 32767, -32767, 32767]);
+  assert.deepEqual([...mono([[1, 0], [0, 0.5]])], [0.5, 0.25]);
+});
+
+test("uploads wait for each part, and stop when told", async () => {
+  const { upload } = await import("../../widgets/lib/upload.js");
+  const asked = [];
+  const ask = async (question, buffers) => {
+    asked.push([question.ask, question.offset ?? question.size, buffers?.[0].byteLength]);
+    return question.ask === "begin" ? { upload: 7 } : { received: (question.offset ?? 0) + (buffers?.[0].byteLength ?? 0) };
+  };
+  const file = new File([new Uint8Array(10)], "a.png");
+  const shares = [];
+  await upload(file, ask, 4, { progress: (share) => shares.push(share), signal: new AbortController().signal });
+  assert.deepEqual(asked, [["begin", 10, undefined], ["part", 0, 4], ["part", 4, 4], ["part", 8, 2], ["finish", undefined, undefined]]);
+  assert.deepEqual(shares, [0.4, 0.8, 1]);
+  asked.length = 0;
+  const ended = new AbortController();
+  ended.abort();
+  await assert.rejects(upload(file, ask, 4, { signal: ended.signal }), /cancelled/);
+  assert.deepEqual(asked.map(([what]) => what), ["begin", "cancel"]);
+});
