@@ -9,17 +9,19 @@ to_html(trace, "a.html")       # the same as one offline file
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from widgets.bench import Workbench
     from widgets.draft_view import DraftView
     from widgets.export import to_html
     from widgets.media_input import MediaInput
     from widgets.token_view import TokenView
 
-__all__ = ["DraftView", "MediaInput", "TokenView", "to_html"]
+__all__ = ["DraftView", "MediaInput", "TokenView", "Workbench", "to_html"]
 
 _WHERE = {
     "DraftView": "widgets.draft_view",
     "MediaInput": "widgets.media_input",
     "TokenView": "widgets.token_view",
+    "Workbench": "widgets.bench",
     "to_html": "widgets.export",
 }
 

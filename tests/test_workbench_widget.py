@@ -1,0 +1,193 @@
+"""Workbench: one cell that asks, streams, stops, remembers, saves and exports; and never loses what was there."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from tests.traces import INFO, make_image, make_sound, make_trace
+from widgets import Workbench
+from widgets.bench import _GREEDY, _MINE
+from workbench.errors import MediaError, PromptError, TraceError
+from workbench.trace import Trace
+
+
+class Fake:
+    """Says the words of a test trace one by one; waits for permission where a test wants to look in between."""
+
+    info = INFO
+    drafter = object()
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.go.set()
+        self.asked, self.error = [], None
+
+    def ask(self, question, *, on_token, stop, **more):
+        self.asked.append({"question": question, **more})
+        trace = make_trace(rounds=4, question=question)
+        for said, token in enumerate(trace.tokens):
+            if stop.is_set():
+                return replace(make_trace(tokens=said, finish="stopped", question=question), text="cut")
+            on_token(token)
+            self.go.wait(5)
+        if self.error is not None:
+            raise self.error
+        return trace
+
+    def branch(self, trace, *, at, token):
+        return replace(trace, text="branched")
+
+
+@pytest.fixture
+def bench():
+    made = Workbench(Fake())
+    yield made
+    made.model.go.set()
+    made.stop()
+    made.wait(5)
+
+
+def test_a_run_shows_words_then_the_trace(bench):
+    bench.media.add(make_image(36, 60), make_sound(0.5))
+    bench.question.value = " What is it? "
+    bench.run_button.click()
+    bench.wait(5)
+    assert bench.trace.tokens.piece[0] == "A"
+    assert bench.answer.data["tokens"]["piece"][:2] == ["A", " red"]
+    assert bench.answer.tail["rows"]  # words came before
+    assert all(view.trace is bench.trace for view in bench.views.values())
+    (asked,) = bench.model.asked
+    assert asked["question"] == "What is it?"
+    assert len(asked["images"]) == len(asked["audio"]) == 1
+    assert (asked["draft"], asked["max_new_tokens"], asked["seed"]) == ("auto", 128, None)
+    assert "temperature" not in asked
+    assert "Done: 9 tokens" in bench.status.value
+    assert not bench.running
+    assert not bench.run_button.disabled
+    assert bench.stop_button.disabled
+    assert bench.history.options == (("1 · What is it? → A red circle lies at the top left", 0),)
+
+
+def test_stop_works_while_it_runs_and_keeps_what_was_said(bench):
+    bench.model.go.clear()
+    bench.question.value = "Long?"
+    bench.run()
+    assert bench.running
+    for _ in range(500):
+        if bench.answer.tail:
+            break
+        time.sleep(0.01)
+    with pytest.raises(PromptError, match="A run is going on"):
+        bench.run()
+    bench.run_button.click()
+    assert "A run is going on" in bench.status.value
+    bench.stop_button.click()
+    bench.model.go.set()
+    assert bench.wait(5).finish == "stopped"
+    assert "Stopped: 1 token" in bench.status.value
+
+
+@pytest.mark.parametrize("error", [MediaError("That is <b>no</b> picture."), ValueError("no")])
+def test_an_error_is_told_and_what_was_there_stays(bench, error):
+    bench.question.value = "First?"
+    bench.run()
+    first = bench.wait(5)
+    bench.model.error = error
+    bench.run()
+    bench.wait(5)
+    assert bench.trace is first
+    assert bench.traces == (first,)
+    assert 'role="alert"' in bench.status.value
+    assert ("&lt;b&gt;no" if isinstance(error, MediaError) else "ValueError: no") in bench.status.value
+    assert not bench.running
+
+
+def test_what_cannot_be_run_is_told(bench):
+    for value in ("", "  \n"):
+        bench.question.value = value
+        bench.run_button.click()
+        assert "Write a question first." in bench.status.value
+    bench.question.value = "x"
+    bench.settings.seed.value = "-3"
+    bench.run_button.click()
+    assert "Seed &#x27;-3&#x27;" in bench.status.value
+    assert bench.model.asked == []
+    bench.save_button.click()
+    assert "no answer yet" in bench.status.value
+    with pytest.raises(TraceError, match="no answer yet"):
+        bench.export()
+
+
+def test_settings(bench):
+    settings = bench.settings
+    settings.how.value = _GREEDY
+    assert settings.seed.disabled
+    assert settings.values()["temperature"] == 0
+    settings.how.value = _MINE
+    settings.temperature.value, settings.seed.value, settings.draft.value = 0.7, "12", 3
+    settings.system.value = " Be brief. "
+    made = settings.values()
+    assert (made["temperature"], made["top_k"], made["top_p"], made["seed"]) == (0.7, 64, 0.95, 12)
+    assert (made["draft"], made["system"]) == (3, "Be brief.")
+    assert not settings.temperature.disabled
+    assert Workbench(type("Plain", (Fake,), {"drafter": None})()).settings.draft.options == (
+        ("none: no drafter is loaded", 0),
+    )
+
+
+def test_runs_can_be_gone_back_to_and_followed_up(bench):
+    for question in ("One?", "Two?"):
+        bench.question.value = question
+        bench.run()
+        bench.wait(5)
+    bench.history.value = 0
+    assert bench.trace is bench.traces[0]
+    assert bench.views["Drafts"].trace is bench.traces[0]
+    bench.follow.value = True
+    bench.run()
+    bench.wait(5)
+    assert bench.model.asked[-1]["history"] is bench.traces[0]
+    assert bench.history.value == 2
+
+
+def test_a_branch_is_a_run_of_its_own(bench):
+    bench.question.value = "x"
+    bench.run()
+    first = bench.wait(5)
+    bench.answer.answer({"ask": "branch", "at": 2, "token": 101})
+    assert bench.trace.text == "branched"
+    assert len(bench.traces) == 2
+    assert bench.views["Drafts"].trace is bench.trace
+    assert bench.views["Drafts"].selected == bench.answer.selected == 2
+    bench.answer.answer({"ask": "back"})
+    assert bench.trace is first
+    assert bench.history.value == 0
+
+
+def test_saving_and_exporting(bench, tmp_path):
+    bench.question.value = "x"
+    bench.run()
+    trace = bench.wait(5)
+    bench.path.value = str(tmp_path / "mine")
+    bench.save_button.click()
+    assert "Saved:" in bench.status.value
+    assert Trace.load(tmp_path / "mine.trace").text == trace.text
+    bench.export_button.click()
+    assert "Drafts, round by round" in (tmp_path / "mine.html").read_text("utf-8")
+    bench.path.value = " "
+    bench.save_button.click()
+    assert "file name" in bench.status.value
+    bench.path.value = str(tmp_path / "no" / "such")
+    bench.save_button.click()
+    assert 'role="alert"' in bench.status.value
+
+
+def test_it_begins_with_a_trace_and_shows_without_scripts():
+    trace = make_trace()
+    bench = Workbench(Fake(), trace)
+    assert bench.traces == (trace,)
+    data, _ = bench._repr_mimebundle_()
+    assert "red" in data["text/html"]
+    assert "1 runs" in repr(bench)

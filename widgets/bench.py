@@ -1,0 +1,386 @@
+"""Workbench: everything in one cell. Media, question, settings; Run, Stop, words as they come; runs and their views.
+
+The answer is computed on a thread, so the notebook stays usable and Stop works while it runs. One run at a time:
+
+    Run ──► thread: model.ask(on_token=…, stop=…) ──► TokenView.stream, some times a second
+                         │ done, stopped                    │ failed
+                         ▼                                  ▼
+              traces, all views, history             words under the buttons; what was there stays
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import traitlets
+
+from widgets.base import View, explain
+from widgets.draft_view import DraftView
+from widgets.export import to_html
+from widgets.media_input import MediaInput
+from widgets.token_view import TokenView
+from workbench.errors import PromptError, TraceError, WorkbenchError
+from workbench.trace import Token, Trace
+
+__all__ = ["Workbench"]
+
+_FLUSH_S = 0.08  # words are sent this often: quick enough to read along, slow enough not to hold the model up
+_RUNS_LISTED = 200
+_WIDE = {"width": "100%"}
+_OWN, _GREEDY, _MINE = "the model's own settings", "greedy: always the likeliest word", "set by hand"
+
+
+class Workbench(ipywidgets.VBox):
+    """A model, ready to be asked and looked into.
+
+        Workbench(model)
+
+    Args:
+        model: A loaded model, or anything with its ``ask``, ``info`` and what an Inspector has.
+        trace: A trace to begin with.
+
+    Attributes:
+        media: The :class:`~widgets.media_input.MediaInput`.
+        question: The text box.
+        traces: Every run so far, oldest first.
+        trace: The one that is shown; None before the first.
+        running: Whether a run is going on.
+    """
+
+    traces = traitlets.Tuple(help="Runs, oldest first.")
+    trace = traitlets.Instance(Trace, allow_none=True, help="What is shown.")
+    running = traitlets.Bool(default_value=False)
+
+    def __init__(self, model: Any, trace: Trace | None = None, **more: Any) -> None:
+        self.model = model
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._waiting: list[Token] = []
+        self._began = self._flushed = 0.0
+        self._sent = 0
+        self._listing = False
+
+        standard = getattr(getattr(getattr(model, "processor", None), "image_processor", None), "max_soft_tokens", 280)
+        self.media = MediaInput(default_image_tokens=standard)
+        self.question = ipywidgets.Textarea(
+            placeholder="What do you want to know?", rows=2, layout=_WIDE, description="Question",
+            style={"description_width": "4.5rem"},
+        )  # fmt: skip
+        self.settings = _Settings(bool(getattr(model, "drafter", None)))
+        self.run_button = ipywidgets.Button(
+            description="Run", icon="play", button_style="primary", tooltip="Ask the model"
+        )
+        self.stop_button = ipywidgets.Button(
+            description="Stop",
+            icon="stop",
+            disabled=True,
+            tooltip="End the run after the next token",
+        )
+        self.follow = ipywidgets.Checkbox(
+            description="go on from the answer below", value=False, indent=False, disabled=True,
+            layout={"width": "auto"},
+        )  # fmt: skip
+        self.progress = ipywidgets.IntProgress(layout={"width": "8rem", "visibility": "hidden"})
+        self.status = ipywidgets.HTML(layout={"flex": "1 1 auto"})
+        self.history = ipywidgets.Dropdown(
+            description="Runs", layout={"flex": "1 1 20rem", "width": "auto"}, disabled=True
+        )
+        self.path = ipywidgets.Text("answer.trace", description="File", layout={"width": "16rem"})
+        self.save_button = ipywidgets.Button(
+            description="Save trace",
+            icon="save",
+            disabled=True,
+            tooltip="With its media, to open without the model",
+        )
+        self.export_button = ipywidgets.Button(
+            description="Export page", icon="file", disabled=True, tooltip="One HTML file that works offline"
+        )
+        self.views: dict[str, View] = {"Answer": TokenView(), "Drafts": DraftView(), **_more_views()}
+        self.tabs = ipywidgets.Tab(list(self.views.values()), titles=list(self.views))
+        super().__init__(
+            [
+                self.media,
+                self.question,
+                self.settings,
+                _row(self.run_button, self.stop_button, self.follow, self.progress, self.status),
+                _row(self.history),
+                self.tabs,
+                _row(self.path, self.save_button, self.export_button),
+            ],
+            **more,
+        )
+        for view in self.views.values():
+            view.inspector = model
+            if view is not self.answer:
+                traitlets.link((self.answer, "selected"), (view, "selected"))
+        self._wire()
+        if trace is not None:
+            self._keep(trace)
+
+    @property
+    def answer(self) -> TokenView:
+        """The view that words come into."""
+        view = self.views["Answer"]
+        assert isinstance(view, TokenView)  # noqa: S101 (made above)
+        return view
+
+    def _wire(self) -> None:
+        self.run_button.on_click(lambda _button: self._say_errors(self.run))
+        self.stop_button.on_click(lambda _button: self.stop())
+        self.save_button.on_click(lambda _button: self._say_errors(self.save))
+        self.export_button.on_click(lambda _button: self._say_errors(self.export))
+        self.history.observe(self._picked, names="value")
+        self.answer.observe(self._branched, names="trace")
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Ask, on a thread. Returns at once; :meth:`wait` waits.
+
+        Raises:
+            PromptError: There is no question, a setting is no number, or a run is going on.
+        """
+        if self.running:
+            raise PromptError("A run is going on: wait for it, or press Stop.")
+        question = self.question.value.strip()
+        if not question:
+            raise PromptError("Write a question first.")
+        settings = self.settings.values()
+        images, audio = self.media.images, self.media.audio
+        history = self.trace if self.follow.value else None
+        self._stop = threading.Event()
+        self._waiting, self._sent = [], 0
+        self._began = self._flushed = time.monotonic()
+        self._state(running=True)
+        self.progress.max, self.progress.value = settings["max_new_tokens"], 0
+        self._say("Reading the prompt …")
+        self.tabs.selected_index = 0
+
+        def work() -> None:
+            try:
+                trace = self.model.ask(
+                    question, images=images, audio=audio, history=history, image_tokens=self.media.image_tokens,
+                    on_token=self._token, stop=self._stop, **settings,
+                )  # fmt: skip
+                self._keep(trace)
+                self._say(_summary(trace))
+            except Exception as error:  # noqa: BLE001 (whatever it is belongs under the buttons, where the user looks)
+                self.answer.refresh()  # what was there before
+                self._say(explain(error), bad=True)
+            finally:
+                self._state(running=False)
+
+        self._thread = threading.Thread(target=work, name="workbench run", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the run after the next token. Its trace is kept."""
+        if self.running:
+            self._stop.set()
+            self._say("Stopping …")
+
+    def wait(self, timeout: float | None = None) -> Trace | None:
+        """Wait for the run to end; gives the trace that is shown then."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self.trace
+
+    def _token(self, token: Token) -> None:
+        """Called by the model for each token, on the thread of the run."""
+        self._waiting.append(token)
+        now = time.monotonic()
+        if now - self._flushed < _FLUSH_S and token.index:
+            return
+        self.answer.stream(self._sent, self._waiting)
+        self._sent += len(self._waiting)
+        self._waiting, self._flushed = [], now
+        self.progress.value = self._sent
+        if not self._stop.is_set():
+            self._say(f"{self._sent} tokens, {self._sent / max(1e-6, now - self._began):.1f} a second")
+
+    # --- runs --------------------------------------------------------------------------------------------------------
+
+    def _keep(self, trace: Trace) -> None:
+        self.traces = (*self.traces, trace)
+        first = max(0, len(self.traces) - _RUNS_LISTED)
+        options = [(f"{k + 1} · {_label(t)}", k) for k, t in enumerate(self.traces) if k >= first]
+        self._listing = True  # new options pick the first of them, which nobody asked for
+        self.history.options = options
+        self.history.value = len(self.traces) - 1
+        self._listing = False
+        self._show(trace)
+
+    def _picked(self, change: Any) -> None:
+        if not self._listing and change.new is not None:
+            self._show(self.traces[change.new])
+
+    def _show(self, trace: Trace) -> None:
+        self.trace = trace
+        for view in self.views.values():
+            view.trace = trace
+        self.answer.refresh()  # in the place of words that came one by one, also when they are the same trace's
+        for widget in (self.history, self.save_button, self.export_button, self.follow):
+            widget.disabled = False
+
+    def _branched(self, change: Any) -> None:
+        """The answer's view went to another trace by itself: a branch, or back from one."""
+        new = change.new
+        if new is None or new is self.trace:
+            return
+        known = [k for k, trace in enumerate(self.traces) if trace is new]
+        if known:
+            self.history.value = known[0]
+        else:
+            self._keep(new)
+
+    # --- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | None = None) -> Path:
+        """Write the shown trace to a file.
+
+        Raises:
+            TraceError: There is none, or the file cannot be written.
+        """
+        target = self._target(path, ".trace")
+        self._shown().save(target)
+        self._say(f"Saved: {target.resolve()}")
+        return target
+
+    def export(self, path: str | None = None) -> Path:
+        """Write the views of the shown trace as one offline page.
+
+        Raises:
+            TraceError: There is no trace, or the file cannot be written.
+        """
+        self._shown()
+        target = self._target(path, ".html")
+        drafted = len(self._shown().rounds) > 0
+        to_html([view for name, view in self.views.items() if name != "Drafts" or drafted], target)
+        self._say(f"Exported: {target.resolve()}")
+        return target
+
+    def _target(self, path: str | None, ending: str) -> Path:
+        name = (path or self.path.value).strip()
+        if not name:
+            raise TraceError("Write a file name first.")
+        return Path(name).with_suffix(ending)
+
+    def _shown(self) -> Trace:
+        if self.trace is None:
+            raise TraceError("There is no answer yet: press Run first.")
+        return self.trace
+
+    # --- words to the user -------------------------------------------------------------------------------------------
+
+    def _state(self, *, running: bool) -> None:
+        self.running = running
+        self.run_button.disabled, self.stop_button.disabled = running, not running
+        self.progress.layout.visibility = "visible" if running else "hidden"
+
+    def _say(self, words: str, *, bad: bool = False) -> None:
+        role, style = ("alert", "color:var(--jp-error-color1,#b3400a)") if bad else ("status", "")
+        style = f"line-height:1.4;white-space:normal;{style}"
+        self.status.value = f'<span role="{role}" style="{style}">{html.escape(words)}</span>'
+
+    def _say_errors(self, act: Any) -> None:
+        try:
+            act()
+        except WorkbenchError as error:
+            self._say(str(error), bad=True)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        made = super()._repr_mimebundle_(**kwargs)
+        data, metadata = made if isinstance(made, tuple) else (made, {})
+        return {**(data or {}), "text/plain": repr(self), "text/html": self.answer.picture()}, metadata
+
+    def __repr__(self) -> str:
+        return f"Workbench({self.model!r}: {len(self.traces)} runs)"
+
+
+class _Settings(ipywidgets.Accordion):
+    """The settings of a run, folded."""
+
+    def __init__(self, drafter: bool) -> None:
+        wide = {"style": {"description_width": "8rem"}, "layout": {"width": "22rem"}}
+        number = {**wide, "readout": True, "continuous_update": False}
+        self.how = ipywidgets.Dropdown(description="Choice of words", options=[_OWN, _GREEDY, _MINE], **wide)
+        self.temperature = ipywidgets.FloatSlider(1.0, min=0.05, max=3, step=0.05, description="Temperature", **number)
+        self.top_k = ipywidgets.IntSlider(64, min=0, max=200, description="Top-k (0 is off)", **number)
+        self.top_p = ipywidgets.FloatSlider(0.95, min=0.05, max=1, step=0.05, description="Top-p (1 is off)", **number)
+        self.seed = ipywidgets.Text(placeholder="drawn", description="Seed", **wide)
+        self.max_new_tokens = ipywidgets.BoundedIntText(128, min=1, max=100_000, description="At most, tokens", **wide)
+        drafts: list[Any] = [("adapted to what pays", "auto"), ("none", 0), *((str(k), k) for k in range(1, 9))]
+        self.draft = ipywidgets.Dropdown(
+            description="Drafts a round", options=drafts if drafter else [("none: no drafter is loaded", 0)], **wide
+        )
+        self.thinking = ipywidgets.Checkbox(description="think before answering", indent=False)
+        self.system = ipywidgets.Text(placeholder="none", description="System prompt", **wide)
+        self.by_hand = (self.temperature, self.top_k, self.top_p)
+        grid = ipywidgets.Box(
+            [self.how, *self.by_hand, self.seed, self.max_new_tokens, self.draft, self.system, self.thinking],
+            layout={"flex_flow": "row wrap", "grid_gap": "0.2rem 1rem"},
+        )
+        self.how.observe(self._enable, names="value")
+        self._enable()
+        super().__init__([grid], titles=["Settings"], selected_index=None)
+
+    def _enable(self, _change: Any = None) -> None:
+        for widget in self.by_hand:
+            widget.disabled = self.how.value != _MINE
+        self.seed.disabled = self.how.value == _GREEDY
+
+    def values(self) -> dict[str, Any]:
+        """Keyword arguments for ``model.ask``.
+
+        Raises:
+            PromptError: The seed is no whole number.
+        """
+        made: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens.value, "draft": self.draft.value, "thinking": self.thinking.value,
+            "system": self.system.value.strip() or None, "seed": None,
+        }  # fmt: skip
+        if self.how.value == _GREEDY:
+            return {**made, "temperature": 0}
+        if self.how.value == _MINE:
+            made |= {"temperature": self.temperature.value, "top_k": self.top_k.value, "top_p": self.top_p.value}
+        seed = self.seed.value.strip()
+        if seed and not seed.isdecimal():
+            raise PromptError(f"Seed {seed!r}: expected a whole number of 0 or more, or nothing to have one drawn.")
+        return {**made, "seed": int(seed)} if seed else made
+
+
+def _row(*children: Any) -> ipywidgets.Box:
+    return ipywidgets.Box(
+        children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "0.3rem 0.6rem"}
+    )
+
+
+def _label(trace: Trace) -> str:
+    asked = [m.get("content", "") for m in trace.prompt.messages if m.get("role") == "user"]
+    last = asked[-1] if asked else ""
+    if not isinstance(last, str):
+        last = " ".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
+    return f"{_short(last, 40)} → {_short(trace.text, 50)}"
+
+
+def _short(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _summary(trace: Trace) -> str:
+    n, s = len(trace), trace.timing
+    rate = f", {(n - 1) / s.decode_s:.1f} a second" if n > 1 and s.decode_s > 0 else ""
+    ended = {"stopped": "Stopped", "max_new_tokens": "Cut at the limit", "context": "Context full"}.get(
+        trace.finish, "Done"
+    )
+    return f"{ended}: {n} token{'s' * (n != 1)}{rate}; first after {s.first_token_s:.2f} s."
+
+
+def _more_views() -> dict[str, View]:
+    return {}
