@@ -195,6 +195,50 @@ def test_a_packed_branch_equals_the_processors_prompt(processor, model):
         torch.testing.assert_close(ours[where], theirs, atol=2e-4, rtol=0)
 
 
+# ---- senses
+
+
+def test_the_first_eyes_and_ears_are_orthonormal_enough():
+    from workbench.pocket.senses import cosines, filters
+
+    eyes, ears = cosines(192), filters(192)
+    assert eyes.shape == (192, 6912)
+    assert ears.shape == (192, 640)
+    np.testing.assert_allclose(np.linalg.norm(eyes, axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(ears, axis=1), 1)
+    assert np.linalg.matrix_rank(eyes) == 192
+    tone = np.sin(2 * np.pi * 1000 * np.arange(640) / 16_000)
+    power = (ears @ tone).reshape(96, 2)
+    loudest = int((power**2).sum(1).argmax())
+    mel = np.linspace(2595 * np.log10(1 + 80 / 700), 2595 * np.log10(1 + 7200 / 700), 96)[loudest]
+    assert 700 * (10 ** (mel / 2595) - 1) == pytest.approx(1000, rel=0.05)
+
+
+def test_the_bands_follow_a_tone():
+    from workbench.pocket.senses import mel_bands
+
+    t = torch.arange(640) / 16_000
+    bands = mel_bands(torch.stack([torch.sin(2 * np.pi * f * t) for f in (200, 1000, 5000)]))
+    assert bands.shape == (3, 32)
+    assert bands.argmax(1).tolist() == sorted(set(bands.argmax(1).tolist()))
+    torch.testing.assert_close(bands.mean(1), torch.zeros(3), atol=1e-4, rtol=0)
+
+
+def test_a_coarsely_learnt_model_is_saved_with_plain_weights(processor):
+    from workbench.pocket import build, senses
+
+    model = build.build_model(processor.tokenizer, 0)
+    assert senses.merged(model) is model
+    senses.start(model, 0)
+    senses.coarse(model)
+    plain = senses.merged(model)
+    weight = plain.model.embed_vision.patch_dense.weight
+    assert torch.equal(weight, model.model.embed_vision.patch_dense.weight)
+    blocks = weight.detach().view(192, 12, 4, 12, 4, 3)
+    assert torch.equal(blocks, blocks[:, :, :1, :, :1].expand_as(blocks))
+    assert not any("parametrizations" in name for name in plain.state_dict())
+
+
 # ---- training
 
 
@@ -202,7 +246,7 @@ def _tiny(**changes):
     from workbench.pocket.data import Mix
     from workbench.pocket.train import Recipe
 
-    return Recipe(**{"steps": 4, "warmup": 2, "look": 0.5, "mix": Mix(rows=2, length=240), **changes})
+    return Recipe(**{"steps": 4, "warmup": 2, "look": 0.5, "hear": 0.5, "mix": Mix(rows=2, length=240), **changes})
 
 
 @pytest.fixture

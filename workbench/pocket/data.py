@@ -120,6 +120,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     crowded = mix.crowd > 0 and rng.random() < mix.crowd
     scene = (random_scene(rng, 4, 9) if crowded else random_scene(rng)) if sees else None
     word = WORDS[int(rng.integers(len(WORDS)))] if hears else None
+    said = WORDS.index(word) if word else -1
     shown = Shown(scene, word)
     media = []
     if sees:
@@ -143,15 +144,15 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
 
     if media and rng.random() < 0.06:  # the question before the picture or sound
         turn = ask()
-        said, loss = teller.answer(turn, thought)
+        words, loss = teller.answer(turn, thought)
         asked = [*teller.text(turn.question)]
         for kind, content in media:
             asked += teller.media(kind, content)
         asked += teller.text("<turn|>\n<|turn>model\n")
-        return Tree(prefix, [], [Branch(asked + said, [0.0] * len(asked) + loss, media, turn.task)])
+        return Tree(prefix, [], [Branch(asked + words, [0.0] * len(asked) + loss, media, turn.task)], said)
     for kind, content in media:
         prefix += teller.media(kind, content)
-    tree = Tree(prefix, media, [])
+    tree = Tree(prefix, media, [], said)
     most = mix.most if sees else 2
     while len(tree.branches) < most:
         turns = [ask() for _ in range(1 if rng.random() < 0.85 else int(rng.integers(2, 4)))]

@@ -30,11 +30,17 @@ class Branch:
 
 @dataclass
 class Tree:
-    """A prefix and its branches. ``media`` lists ``("image", (patches, xy[, labels]))`` and ``("audio", frames)`` in order."""
+    """A prefix and its branches.
+
+    Attributes:
+        media: ``("image", (patches, xy[, labels]))`` and ``("audio", frames)``, in order.
+        word: index of the word its sounds say; -1 where that is not known.
+    """
 
     prefix: list[int]
     media: list[tuple[str, Any]]
     branches: list[Branch]
+    word: int = -1
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(b.ids) for b in self.branches)
@@ -48,7 +54,7 @@ class Packed:
         ids, position, tree, branch, block: token id, position, and what a token belongs to (block: image block or -1).
         rows, cols, targets, weights: (M,) where the loss is taken: the token at (row, col) predicts ``targets``.
         image_patches: uint8 (I, N, 6912); image_xy: (I, N, 2), -1 on padding.
-        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F).
+        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F); audio_words: (A,) int64 index of the word said, or -1.
         patch_labels: (P, 2) int64, for every image token in order of (row, column): the shape and the colour that fill
             its ninth of the picture, 0 for none; -1 where a picture came without.
         which: (M,) index into ``tasks`` of the branch a target belongs to; ``tasks`` has one name a branch.
@@ -67,6 +73,7 @@ class Packed:
     image_xy: np.ndarray
     audio_frames: np.ndarray
     audio_mask: np.ndarray
+    audio_words: np.ndarray
     patch_labels: np.ndarray
     which: np.ndarray
     tasks: list[str]
@@ -95,6 +102,7 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
     tasks: list[str] = []
     images: list[tuple[np.ndarray, ...]] = []
     sounds: list[np.ndarray] = []
+    said: list[int] = []
     for r, row in enumerate(placed):
         at = 0
         for k, tree in enumerate(row):
@@ -118,7 +126,9 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
                     ]
                 at = stop
             images += [m for kind, m in media if kind == "image"]
-            sounds += [m for kind, m in media if kind == "audio"]
+            heard = [m for kind, m in media if kind == "audio"]
+            sounds += heard
+            said += [tree.word] * len(heard)
         block[r] = _blocks(ids[r], image_token)
     patches = np.zeros((len(images), patch_budget, 6912), np.uint8)
     xy = np.full((len(images), patch_budget, 2), -1, np.int64)
@@ -134,7 +144,7 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
     at_row, at_col, targets, weights, which = (np.array(x) for x in zip(*where, strict=True))
     weights = weights.astype(np.float32)
     return Packed(
-        ids, position, tree_of, branch_of, block, at_row, at_col, targets, weights, patches, xy, frames, valid,
+        ids, position, tree_of, branch_of, block, at_row, at_col, targets, weights, patches, xy, frames, valid, np.array(said, np.int64),
         np.concatenate(labels), which, tasks,
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from workbench.pocket.features import FRAME, PATCH
 
-__all__ = ["Coarse", "coarse", "cosines", "filters", "merged", "start"]
+__all__ = ["Coarse", "coarse", "cosines", "filters", "mel_bands", "merged", "start"]
 
 RATE = 16_000
 BLOCK = 4  # pixels of the original that share a weight during training
@@ -51,18 +51,35 @@ def cosines(count: int) -> np.ndarray:
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
+def _mel(hertz: float) -> float:
+    return float(2595 * np.log10(1 + hertz / 700))
+
+
+def _hertz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
 def filters(count: int) -> np.ndarray:
     """``count / 2`` bands from 80 to 7,200 Hz, evenly spaced on the mel scale, each a cosine and a sine; (count, 640)."""
-
-    def mel(hertz: float) -> float:
-        return 2595 * np.log10(1 + hertz / 700)
-
-    bands = 700 * (10 ** (np.linspace(mel(80), mel(7200), count // 2) / 2595) - 1)
+    bands = _hertz(np.linspace(_mel(80), _mel(7200), count // 2))
     seconds = (np.arange(FRAME) - (FRAME - 1) / 2) / RATE
     window = np.sqrt(np.hanning(FRAME + 2)[1:-1])
     turns = 2 * np.pi * bands[:, None] * seconds
     pairs = np.stack([window * np.cos(turns), window * np.sin(turns)], 1).reshape(count, -1)
     return pairs / np.linalg.norm(pairs, axis=1, keepdims=True)
+
+
+def mel_bands(frames: torch.Tensor, count: int = 32) -> torch.Tensor:
+    """Log energies of sound frames (N, 640) in mel bands from 60 to 7,600 Hz, less their mean: (N, count)."""
+    edges = _hertz(np.linspace(_mel(60), _mel(7600), count + 2))
+    at = np.fft.rfftfreq(1024, 1 / RATE)
+    triangles = [
+        np.clip(np.minimum((at - low) / (mid - low), (high - at) / (high - mid)), 0, None)
+        for low, mid, high in zip(edges, edges[1:], edges[2:], strict=False)
+    ]
+    power = torch.fft.rfft(frames * torch.hann_window(FRAME, periodic=False), n=1024).abs() ** 2
+    bands = (power @ torch.from_numpy(np.stack(triangles)).float().T + 1e-8).log()
+    return bands - bands.mean(-1, keepdim=True)
 
 
 def _eyes(model: Any) -> Any:

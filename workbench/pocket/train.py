@@ -11,11 +11,13 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import Incompatible
 from workbench.pocket.data import Mix
+from workbench.pocket.questions import WORDS
 from workbench.pocket.world import COLOURS, SHAPES
 
 __all__ = ["Recipe", "main", "train"]
@@ -29,6 +31,8 @@ class Recipe:
         look: weight of a second loss: a linear head, thrown away afterwards, reads off every image token's hidden state
             in the middle of the network what fills that ninth of the picture. Answers alone teach colours and places
             quickly and shapes very slowly.
+        hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
+            fourth, towards a word's end, which word it is. A word's answer is one token among hundreds.
         begin: folder of the weights to start from; empty for random ones.
     """
 
@@ -41,6 +45,7 @@ class Recipe:
     clip: float = 1.0
     voices: int = 320
     look: float = 0.0
+    hear: float = 0.0
     begin: str = ""
     mix: Mix = field(default_factory=Mix)
 
@@ -58,8 +63,8 @@ STAGES = {
         mix=Mix(rows=24, length=128, image=0.62, both=0.04, audio=0.3, text=0.04, budget=118, most=2, crowd=0.7),
     ),
     2: Recipe(
-        steps=1400, look=0.3,
-        mix=Mix(rows=24, length=160, image=0.56, both=0.12, audio=0.26, text=0.06, budget=152, most=4, crowd=0.2),
+        steps=1200, look=0.3, hear=1.0,
+        mix=Mix(rows=24, length=160, image=0.5, both=0.12, audio=0.33, text=0.05, budget=152, most=4, crowd=0.2),
     ),
 }  # fmt: skip
 
@@ -162,6 +167,54 @@ class Look:
         return (each * weights).sum() / weights.sum().clamp(min=1)
 
 
+class Hear:
+    """Reads what a frame sounds like, and which word is being said, off the hidden states of sound tokens.
+
+    Args:
+        model: the model to listen to.
+        early, late: whose output the spectrum and the word are read from.
+    """
+
+    def __init__(self, model, early: int = 1, late: int = 3) -> None:  # noqa: ANN001
+        import torch
+
+        size = model.config.text_config.hidden_size
+        self.head = torch.nn.ModuleDict({"bands": torch.nn.Linear(size, 32), "word": torch.nn.Linear(size, len(WORDS))})
+        self.token = model.config.audio_token_id
+        self.heard: dict[str, Any] = {}
+        self.words_right = float("nan")
+        for name, layer in (("bands", early), ("word", late)):
+            keep = partial(self._keep, name)
+            model.model.language_model.layers[layer].register_forward_hook(keep)
+
+    def _keep(self, name: str, module, args, output) -> None:  # noqa: ANN001
+        self.heard[name] = output
+
+    def loss(self, data: dict):
+        """Squared error of the spectrum, loud frames counting more, and cross-entropy of the word."""
+        import torch
+        from torch.nn import functional as f
+
+        from workbench.pocket.senses import mel_bands
+
+        mask = data["audio_mask"]
+        if not len(data["audio_words"]):
+            return torch.zeros(())
+        place = data["ids"] == self.token
+        frames = data["audio_frames"][mask]
+        loudness = frames.pow(2).mean(-1).sqrt()
+        loudness = loudness / loudness.max().clamp(min=1e-6)
+        apart = (self.head["bands"](self.heard["bands"][place]) - mel_bands(frames) / 2).pow(2).mean(-1)
+        bands = (apart * loudness).sum() / loudness.sum()
+        lengths = mask.sum(1)
+        done = torch.cat([torch.arange(1, int(n) + 1) / n for n in lengths])
+        which = data["audio_words"].repeat_interleave(lengths)
+        late = (done > 0.6) & (which >= 0)
+        logits = self.head["word"](self.heard["word"][place])[late]
+        self.words_right = (logits.argmax(-1) == which[late]).float().mean().item()
+        return f.cross_entropy(logits, which[late]) + 0.5 * bands
+
+
 def loss_of(model, data: dict, window: int):  # noqa: ANN001
     """Weighted cross-entropy of the answers, and the share of answer tokens predicted right."""
     import torch
@@ -183,7 +236,7 @@ def write_checkpoint(path: Path, recipe: Recipe, step: int, model, optimizer, cu
     partial = path.with_suffix(".partial")
     torch.save(
         {"recipe": asdict(recipe), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-         "curve": curve, "head": head.state_dict() if head else None}, partial,
+         "curve": curve, "head": head.state_dict() if head is not None else None}, partial,
     )  # fmt: skip
     partial.replace(path)
 
@@ -254,7 +307,8 @@ def train(
         senses.start(model, recipe.seed)
     senses.coarse(model)
     look = Look(model) if recipe.look else None
-    head = look.head if look else None
+    hear = Hear(model) if recipe.hear else None
+    head = torch.nn.ModuleDict({n: aid.head for n, aid in (("look", look), ("hear", hear)) if aid})
     optimizer = Optimizer(model, recipe, head)
     path = out / "checkpoint.pt"
     step, curve = resume(path, recipe, model, optimizer, head) if path.exists() else (0, [])
@@ -271,7 +325,9 @@ def train(
             if step >= last:
                 break
             loss, right = loss_of(model, data, window)
-            total = loss + recipe.look * look.loss(data) if look else loss
+            total = loss
+            for aid, weight in ((look, recipe.look), (hear, recipe.hear)):
+                total = total + weight * aid.loss(data) if aid else total
             total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step(recipe.factor(step))
@@ -285,7 +341,7 @@ def train(
                 left = (recipe.steps - step) * rate
                 print(
                     f"step {step}/{recipe.steps}  loss {mean[0]:.4f}  tokens right {mean[1]:.3f}  "
-                    f"{f'shapes seen {look.shapes_right:.2f}  ' if look else ''}{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
+                    f"{f'shapes seen {look.shapes_right:.2f}  ' if look else ''}{f'words heard {hear.words_right:.2f}  ' if hear else ''}{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
                 )  # fmt: skip
             if step % every == 0:
                 write_checkpoint(path, recipe, step, model, optimizer, curve, head)
