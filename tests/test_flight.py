@@ -31,6 +31,15 @@ def test_acceptance():
     assert np.isnan(flight.tokens_a_round(Rounds.none()))
 
 
+def test_rounds_as_a_table():
+    table = rounds().to_pandas()
+    assert list(table.columns) == list(Rounds.DTYPES)
+    assert table.loc[0, "draft_ids"] == [1, 2, 3]
+    assert table["accepted"].tolist() == [3, 1, 2]
+    assert np.isnan(table.loc[1, "target_logprob"][2])
+    assert len(Rounds.none().to_pandas()) == 0
+
+
 def test_other_lengths_are_estimates():
     r = rounds()
     assert flight.other_length(r, 0).tokens_a_round == 1

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import TraceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["KINDS", "SOURCES", "Prompt", "Rounds", "Segment", "Token", "Tokens"]
 
@@ -286,6 +289,20 @@ class Rounds:
 
     def __len__(self) -> int:
         return len(self.proposed)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a round; drafts and their logprobs (nats) as lists of what was proposed, NaN where never judged."""
+        import pandas as pd
+
+        rows = [
+            {
+                **{name: getattr(self, name)[r, :n].tolist() for name in ("draft_ids", "draft_logprob", "target_logprob")},
+                "proposed": n, "accepted": int(self.accepted[r]), "emitted_id": int(self.emitted_id[r]),
+                "draft_s": float(self.draft_s[r]), "verify_s": float(self.verify_s[r]),
+            }
+            for r, n in enumerate(self.proposed.tolist())
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(self.DTYPES), index=pd.RangeIndex(len(rows), name="round"))
 
     def __repr__(self) -> str:
         return f"Rounds({len(self)} rounds, {int(self.accepted.sum())} of {int(self.proposed.sum())} drafts kept)"
