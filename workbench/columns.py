@@ -294,9 +294,10 @@ class Rounds:
         """One row a round; drafts and their logprobs (nats) as lists of what was proposed, NaN where never judged."""
         import pandas as pd
 
+        wide = ("draft_ids", "draft_logprob", "target_logprob")
         rows = [
             {
-                **{name: getattr(self, name)[r, :n].tolist() for name in ("draft_ids", "draft_logprob", "target_logprob")},
+                **{name: getattr(self, name)[r, :n].tolist() for name in wide},
                 "proposed": n, "accepted": int(self.accepted[r]), "emitted_id": int(self.emitted_id[r]),
                 "draft_s": float(self.draft_s[r]), "verify_s": float(self.verify_s[r]),
             }

@@ -64,7 +64,7 @@ STAGES = {
     ),
     2: Recipe(
         steps=1200, look=0.3, hear=1.0,
-        mix=Mix(rows=24, length=160, image=0.5, both=0.12, audio=0.33, text=0.05, budget=152, most=4, crowd=0.2),
+        mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
     ),
 }  # fmt: skip
 
