@@ -100,8 +100,8 @@ class Branches:
     def to_pandas(self) -> pd.DataFrame:
         """One row a node.
 
-        Columns: ``parent, at, forced`` (the text put there), ``text``, and ``logprob``, the sum over its own tokens from
-        ``at`` on, in nats.
+        Columns: ``parent, at, forced`` (the text put there), ``text``, ``logprob`` (the sum over its own tokens, from
+        ``at`` on, in nats).
         """
         import pandas as pd
 
