@@ -5,16 +5,42 @@ answers from readings kept in the trace. Views ask :func:`can` what is there and
 
 Readings are plain arrays with a little JSON about them, so that they go into a ``.trace`` file as they are:
 ``Trace.readings[name] = {"meta": …, "arrays": …}``.
+
+    kept = keep(trace, model.attend(trace), model.occlude(trace, token=3))
+    kept.save("a.trace")
+    Recorded(Trace.load("a.trace")).attend(kept, tokens=3)          # without the model
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from workbench.errors import Incompatible, TraceError
+from workbench.lenses import Filters, Lens
+from workbench.looks import Attention, Layer, Sink
+from workbench.maps import Map, rank_correlation
+from workbench.occlusions import Occlusion
 
 if TYPE_CHECKING:
     from workbench.trace import ModelInfo, Trace
 
-__all__ = ["QUESTIONS", "Inspector", "can"]
+__all__ = [
+    "QUESTIONS",
+    "Attention",
+    "Filters",
+    "Inspector",
+    "Layer",
+    "Lens",
+    "Map",
+    "Occlusion",
+    "Recorded",
+    "Sink",
+    "can",
+    "keep",
+    "rank_correlation",
+]
 
 QUESTIONS = ("attend", "lens", "occlude", "score", "branch", "speedup")
 """The methods an inspector may have."""
@@ -50,3 +76,123 @@ def can(inspector: Any, question: str, trace: Trace | None = None) -> str:
         return f"{type(inspector).__name__} cannot answer {question}."
     reason = getattr(inspector, "lacks", None)
     return reason(question) if callable(reason) else ""
+
+
+def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
+    """The trace with answers about it added to its readings, ready to be saved.
+
+    An answer to the same question takes the place of the one before.
+
+    Raises:
+        Incompatible: An answer is another model's.
+        TraceError: It is of another trace.
+    """
+    readings = dict(trace.readings)
+    for answer in answers:
+        if tuple(answer.identity) != trace.model.identity:
+            raise Incompatible(f"{answer!r} is of the model {answer.identity}, the trace of {trace.model.identity}.")
+        reading = answer.to_reading()
+        type(answer).from_reading(reading, trace)  # is it of this trace?
+        readings[_name(reading["meta"])] = reading
+    return replace(trace, readings=readings)
+
+
+def _name(meta: dict[str, Any]) -> str:
+    if meta["kind"] == "attention":
+        return f"attention.{meta['of']}"
+    if meta["kind"] == "lens":
+        return f"lens.{meta['over']}.{meta['media']}"
+    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.t{'-'.join(map(str, meta['tokens']))}"[:80]
+
+
+class Recorded:
+    """An inspector that answers from what was kept in a trace, without a model.
+
+    Args:
+        trace: With readings, as :func:`keep` adds them.
+
+    Attributes:
+        info: Of the model that made the trace.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.info = trace.model
+
+    def __repr__(self) -> str:
+        return f"Recorded({', '.join(sorted(self.trace.readings)) or 'nothing'})"
+
+    def lacks(self, question: str) -> str:
+        """Why a question has no answer here; empty when it has one."""
+        kind = {"attend": "attention", "lens": "lens", "occlude": "occlusion"}.get(question, question)
+        if self._of(kind):
+            return ""
+        return f"This trace holds no {kind}: load its model, or save it with readings (workbench.readings.keep)."
+
+    def attend(
+        self, trace: Trace, layers: int | Sequence[int] | None = None, heads: int | Sequence[int] | None = None,
+        tokens: int | Sequence[int] | None = None, *, positions: Sequence[int] | None = None, rollout: bool = False,
+        of: str = "model",
+    ) -> Attention:  # fmt: skip
+        """The attention that was kept, or a part of it.
+
+        Raises:
+            TraceError: What was asked for was not kept.
+        """
+        found = [r for r in self._asked("attend", trace) if r["meta"].get("of") == of]
+        if not found:
+            raise TraceError(f"This trace holds no attention of the {of}.")
+        a = Attention.from_reading(found[0], self.trace)
+        if rollout and a.rollout is None:
+            raise TraceError("The attention that this trace holds was kept without rollout.")
+        if tokens is not None:
+            positions = [int(a.positions[r]) for r in a.rows(tokens)]
+        return a.only(positions=positions, layers=layers, heads=heads)
+
+    def lens(self, trace: Trace, over: str = "answer", media: int = 0) -> Lens:
+        """The lens that was kept over the answer, the prompt, an image or a sound.
+
+        Raises:
+            TraceError: None was kept.
+        """
+        for reading in self._asked("lens", trace):
+            if (reading["meta"].get("over"), reading["meta"].get("media")) == (over, media):
+                return Lens.from_reading(reading, self.trace)
+        raise TraceError(f"This trace holds no lens over {over} {media}; it holds {sorted(self.trace.readings)}.")
+
+    def occlude(
+        self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
+        how: str | None = None,
+    ) -> Occlusion:  # fmt: skip
+        """The occlusion that was kept for the same token or tokens.
+
+        Raises:
+            TraceError: None was kept.
+        """
+        wanted = range(len(trace.tokens)) if token is None else [token] if isinstance(token, int) else token
+        tokens = [trace.index(k) for k in wanted]
+        for reading in self._asked("occlude", trace):
+            meta = reading["meta"]
+            if (meta.get("over"), meta.get("media"), meta.get("tokens")) == (over, media, tokens) and (
+                how in (None, meta.get("how"))
+            ):
+                return Occlusion.from_reading(reading, self.trace)
+        raise TraceError(
+            f"This trace holds no occlusion of {over} {media} for token {token!r}; it holds "
+            f"{sorted(self.trace.readings)}."
+        )
+
+    def _of(self, kind: str) -> list[Any]:
+        return [r for r in self.trace.readings.values()
+                if isinstance(r["meta"], dict) and r["meta"].get("kind") == kind]  # fmt: skip
+
+    def _asked(self, question: str, trace: Trace) -> list[Any]:
+        if trace.model.identity != self.info.identity or trace.ids.tolist() != self.trace.ids.tolist():
+            raise Incompatible(f"{trace!r} is not the trace whose readings these are ({self.trace!r}).")
+        if reason := self.lacks(question):
+            raise TraceError(reason)
+        kind = {"attend": "attention", "occlude": "occlusion"}.get(question, question)
+        found = self._of(kind)
+        if any(tuple(r["meta"].get("identity", ())) != trace.model.identity for r in found):
+            raise Incompatible(f"The {kind} kept in this trace is of another model than the trace.")
+        return found

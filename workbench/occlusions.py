@@ -1,0 +1,89 @@
+"""Occlusion as data: how much less probable an answer gets when a patch, a frame or a word is hidden. Numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench.errors import TraceError
+from workbench.maps import Map, all_segments, frozen, laid_out, places
+
+if TYPE_CHECKING:
+    from workbench.trace import Trace
+
+__all__ = ["Occlusion"]
+
+
+@dataclass(frozen=True, eq=False)
+class Occlusion:
+    """What hiding each place does to the logprob of some tokens.
+
+    Attributes:
+        map: Drop of their summed logprob in nats: positive where hiding the place makes them less probable. Of the
+            same type as attention's maps; for words, NaN at positions that were not hidden.
+        tokens: (n,) int32 generated tokens that were measured.
+        base: Their summed logprob in nats with nothing hidden.
+        fine: (map.values.size,) bool: False where a whole tile was hidden at once and the drop shared among its places.
+        how: What stood in for what was hidden: ``mean``, ``grey``, ``blur``; ``silence``, ``noise``; ``mean`` of words.
+        passes: Variants that were run.
+        identity: Of the model.
+    """
+
+    map: Map
+    tokens: np.ndarray
+    base: float
+    fine: np.ndarray
+    how: str
+    passes: int
+    identity: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", frozen(self.tokens, np.int32))
+        object.__setattr__(self, "fine", frozen(self.fine, bool))
+        if self.fine.shape != (self.map.values.size,):
+            raise TraceError(f"An occlusion of {self.map.values.size} places that says of {self.fine.shape} how fine.")
+
+    def __repr__(self) -> str:
+        where = f"{self.map.kind}{'' if self.map.media is None else f' {self.map.media}'}"
+        return f"Occlusion({where} by {self.how}, tokens {self.tokens.tolist()}, {self.passes} variants)"
+
+    @property
+    def values(self) -> np.ndarray:
+        """``map.values``: (rows, cols), (frames,) or (positions,) float32, nats."""
+        return self.map.values
+
+    def to_reading(self) -> dict[str, Any]:
+        """For ``Trace.readings``."""
+        meta = {
+            "kind": "occlusion", "over": self.map.kind, "media": self.map.media or 0, "how": self.how,
+            "tokens": self.tokens.tolist(), "base": self.base, "passes": self.passes, "identity": list(self.identity),
+            "about": self.map.about, "unit": self.map.unit,
+        }  # fmt: skip
+        return {"meta": meta, "arrays": {"values": self.map.values.ravel(), "fine": self.fine}}
+
+    @classmethod
+    def from_reading(cls, reading: Mapping[str, Any], trace: Trace) -> Occlusion:
+        """From ``Trace.readings``, of the same trace.
+
+        Raises:
+            TraceError: It is not what :meth:`to_reading` gives.
+        """
+        try:
+            meta, arrays = reading["meta"], reading["arrays"]
+            n = len(trace.prompt) + len(trace.tokens)
+            segments = all_segments(trace.prompt.segments, trace.segments, n)
+            more: dict[str, Any] = {"unit": str(meta["unit"]), "about": str(meta["about"])}
+            if meta["over"] == "text":
+                made = Map("text", None, arrays["values"], np.arange(n), **more)
+            else:
+                found = places(segments, str(meta["over"]), int(meta["media"]))
+                made = laid_out(found, str(meta["over"]), int(meta["media"]), arrays["values"], **more)
+            return cls(
+                map=made, tokens=np.array([int(k) for k in meta["tokens"]], np.int32), base=float(meta["base"]),
+                fine=arrays["fine"], how=str(meta["how"]), passes=int(meta["passes"]), identity=tuple(meta["identity"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"A reading of an occlusion in this trace is broken: {error!r}.") from error
