@@ -146,6 +146,33 @@ def test_a_drafted_run_is_transformers_generate(bad, examples):
         assert ours.ids.tolist() == theirs[0].tolist()
 
 
+def test_the_short_way_through_the_drafter_is_its_models_own(bad, examples):
+    trace = bad.ask(STORY, images=[examples / "scene.png"], temperature=0, max_new_tokens=1, draft=0)
+    drafter = bad._drafter
+    with torch.inference_mode():
+        cache, hidden, position = bad.behind_prompt(trace)
+        assert drafter._direct
+        short = drafter.draft(5, hidden, position, cache, 6)
+        drafter._direct = False
+        try:
+            own = drafter.draft(5, hidden, position, cache, 6)
+        finally:
+            drafter._direct = True
+        # and by the assistant's own forward, as Transformers calls it, where the window has not cut anything off
+        states = drafter.states(cache)
+        at, last, state = torch.tensor([[position]]), torch.tensor([[5]]), hidden[None]
+        theirs = []
+        for _ in range(6):
+            out = bad.drafter(
+                inputs_embeds=torch.cat([drafter.embed(last), state], dim=-1), position_ids=at,
+                shared_kv_states=states, use_cache=False,
+            )  # fmt: skip
+            last, state = out.logits.argmax(-1), out.last_hidden_state
+            theirs.append(int(last))
+    assert short[0] == own[0] == theirs
+    np.testing.assert_allclose(short[1], own[1], atol=1e-5)
+
+
 def test_rounds_tell_what_happened(plain, knowing, examples):
     asked = {"images": [examples / "scene.png"], "temperature": 0, "max_new_tokens": 40}
     a = plain.ask(STORY, draft=0, **asked)
