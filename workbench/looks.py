@@ -375,7 +375,7 @@ class Attention:
 
     def _admitted(self, layer: Layer, position: int) -> np.ndarray:
         k = np.arange(len(self.pieces))
-        before = k <= position
+        before = k < position if self.of == "drafter" else k <= position
         if layer.kind != "sliding":
             return before
         if self.bidirectional:

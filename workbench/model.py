@@ -16,6 +16,7 @@ from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
 from workbench.errors import Incompatible, MediaError, ModelError, PromptError, TraceError
 from workbench.flight import Speedup
+from workbench.inspecting import Inspecting, check_media
 from workbench.prompt import Conversation, Prompter, Request, conversation
 from workbench.recording import Recorder
 from workbench.scoring import (
@@ -32,7 +33,7 @@ from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, 
 __all__ = ["LoadedModel"]
 
 
-class LoadedModel:
+class LoadedModel(Inspecting):
     """A model, its processor and its drafter, ready to be asked. Made by :func:`workbench.load`.
 
     One call at a time touches it; a second one waits.
@@ -302,6 +303,7 @@ class LoadedModel:
                 f"This trace is of {_identity(trace.model)}; this model is {_identity(self.info)}. Load that model, or "
                 "ask this one again."
             )
+        check_media(trace)
         talk = Conversation(tuple(dict(m) for m in trace.prompt.messages), trace.images, trace.audio)
         with self._lock:
             self._usable()
