@@ -73,6 +73,25 @@ def test_traces_and_pictures_are_shown_and_nothing_complains(welcome):
             assert output.get("name") != "stderr", f"{name}: {output['text']}"
 
 
+@quiet
+@pytest.mark.slow
+def test_the_workbench_in_a_notebook(tmp_path):
+    shutil.copy(LESSONS / "01_workbench.ipynb", tmp_path)
+    notebook = nbformat.read(tmp_path / "01_workbench.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    cells = {tag: cell for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+    for name in ("bench", "tokens"):
+        (shown,) = cells[name]["outputs"]
+        assert {"application/vnd.jupyter.widget-view+json", "text/html"} <= set(shown["data"]), name
+    assert len(text_of(cells["sound"])) > 3  # some word: it is drawn
+    assert (tmp_path / "first.trace").stat().st_size > 1000
+    assert "default-src 'none'" in (tmp_path / "first.html").read_text("utf-8")
+    for name, cell in cells.items():
+        assert not [output for output in cell["outputs"] if output.get("name") == "stderr"], name
+
+
 def test_no_cell_needs_a_file_from_outside_or_the_network():
     for path in LESSONS.glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
