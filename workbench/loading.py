@@ -56,7 +56,8 @@ def load(
         name: ``pocket`` (embedded, nothing is fetched), a name of ``workbench.catalog``, a folder, or a hub id.
         variant: Another hub id or folder to take the weights of ``name`` from.
         revision: Of a hub id: branch, tag or commit.
-        quantization: None or "none": weights as they are stored. Others come with a later version.
+        quantization: ``int4``, ``int4+16`` or ``int8`` (see :mod:`workbench.quantization`), or ``none``. None: weights
+            as they are stored, packed ones packed.
         device: ``cpu``, ``cuda``, ``mps`` …; None takes what is there (pocket: always the CPU, where it is quick).
         drafter: None is the model's own, where it has one; False is none; or a folder or hub id of another.
         context: Tokens that prompt and answer may fill together; None is the model's own limit.
@@ -70,18 +71,16 @@ def load(
     """
     entry = find(variant if variant is not None else name)
     draws = _drafter_source(drafter, find(name) if variant is not None else entry)
-    if quantization not in (None, "none"):
-        raise ModelError(f"quantization={quantization!r} is not known to this version; expected None.")
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     held = _registry()
     if not held.models:  # what is loaded has been through this
         check_versions()
     where = _device(device, entry)
-    key = (entry.source, revision, where, context, draws)
+    key = (entry.source, revision, where, context, draws, quantization)
     with held.lock:
         if key not in held.models:
-            held.models[key] = _load(entry, revision, where, context, draws, force, progress)
+            held.models[key] = _load(entry, revision, quantization, where, context, draws, force, progress)
         return held.models[key]
 
 
@@ -161,17 +160,22 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 
 def _load(
-    entry: Entry, revision: str | None, device: str, context: int | None, drafter: str, force: bool, progress: bool
-) -> LoadedModel:
+    entry: Entry, revision: str | None, quantization: str | None, device: str, context: int | None, drafter: str,
+    force: bool, progress: bool,
+) -> LoadedModel:  # fmt: skip
     import torch
     import transformers
     from transformers.utils import logging as bars
+
+    from workbench.packed import count
+    from workbench.quantization import held_as
 
     folder = Path(entry.source) if entry.local else _fetch(entry.name, entry.source, revision, entry.gigabytes)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     if not size:
         raise ModelError(f"{folder} holds no *.safetensors: the weights of {entry.name} are missing.")
+    held, how = _from(entry.name, folder, lambda: held_as(folder, quantization, device))
     free = _free_memory()
     if not force and device == "cpu" and free is not None and size * 1.1 > free:
         raise DoesNotFit(
@@ -186,22 +190,26 @@ def _load(
         processor = _from(entry.name, folder, lambda: transformers.AutoProcessor.from_pretrained(
             folder, local_files_only=True
         ))  # fmt: skip
-        transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device)
+        transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device, **how)
         assistant, about = _drafter(drafter, transformer, dtype, device)
     finally:
         if had_bars:
             bars.enable_progress_bar()
     info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
-    info = replace(info, drafter=about.get("name"), drafter_hash=about.get("hash"))
+    info = replace(info, quantization=held, drafter=about.get("name"), drafter_hash=about.get("hash"))
     if context is not None and context > info.context:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
     model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
-        more = "".join(f", {k}={v!r}" for k, v in (("revision", revision), ("context", context)) if v is not None)
-        millions = sum(p.numel() for p in transformer.parameters()) / 1e6
+        pinned = {"revision": revision, "quantization": quantization, "context": context}
+        more = "".join(f", {k}={v!r}" for k, v in pinned.items() if v is not None)
+        how_held = info.dtype if held == "none" else f"{held} in {info.dtype}"
+        if getattr(getattr(transformer, "hf_quantizer", None), "rounding", None):
+            how_held += f" ({transformer.hf_quantizer.rounding})"
         print(  # noqa: T201 (the line that pins what was chosen)
-            f"workbench.load({entry.name!r}, device={device!r}{more})  # {millions:,.1f} M parameters, {info.dtype}, "
-            f"weights {info.weights_hash[:12]}, {f'drafter {info.drafter}' if info.drafter else 'no drafter'}"
+            f"workbench.load({entry.name!r}, device={device!r}{more})  # {count(transformer) / 1e6:,.1f} M parameters, "
+            f"{how_held}, weights {info.weights_hash[:12]}, "
+            f"{f'drafter {info.drafter}' if info.drafter else 'no drafter'}"
         )
     return model
 
@@ -216,10 +224,10 @@ def _from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
         raise ModelError(f"{name} could not be loaded from {folder}: {error}") from error
 
 
-def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str) -> Any:
+def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str, **how: Any) -> Any:
     """A Transformers model of a folder, every weight accounted for, frozen."""
     transformer, report = _from(name, folder, lambda: kind.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True
+        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **how
     ))  # fmt: skip
     wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
     if wrong:

@@ -1,0 +1,290 @@
+"""Packed weights: exact where they can be, as small as they should be, and still so after ten tokens."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+import workbench  # noqa: E402
+from tests.packed import compressed_folder, grid_folder, linears  # noqa: E402
+from workbench import grid  # noqa: E402
+from workbench.errors import Incompatible, ModelError  # noqa: E402
+from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, kernel_for, layers  # noqa: E402
+from workbench.pocket import WEIGHTS  # noqa: E402
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def unload_what_a_test_loaded():
+    before = set(map(id, workbench.loaded().values()))
+    yield
+    while new := [name for name, model in workbench.loaded().items() if id(model) not in before]:
+        workbench.unload(new[0])  # one at a time: the others' names depend on how many there are
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def test_codes_are_packed_two_to_a_byte_the_even_column_low():
+    codes = torch.tensor([[1, 2, 15, 0], [8, 7, 3, 4]])
+    packed = grid.pack(codes)
+    assert packed.tolist() == [[0x21, 0x0F], [0x78, 0x43]]
+    assert grid.unpack(packed).tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("widest", [8, 7, 3, 1])
+def test_weights_on_the_grid_come_back_exactly(dtype, widest):
+    generator = torch.Generator().manual_seed(widest)
+    codes = torch.randint(-widest, min(widest, 7) + 1, (48, 192), generator=generator)
+    scale = (torch.rand((48, 6), generator=generator) * 0.03 + 1e-3).to(dtype)
+    codes[3, :32] = 0  # a group of zeros
+    weight = (codes.unflatten(1, (6, 32)) * scale.float()[:, :, None]).flatten(1).to(dtype)
+    packed, scales, rounding = grid.to_grid(weight)
+    assert torch.equal(grid.values(packed, scales), weight)
+    assert rounding.exact == rounding.weights == 48 * 192
+    assert rounding.relative == 0
+    assert str(rounding) == "exact"
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_other_weights_are_rounded_and_the_error_is_what_is_reported(dtype):
+    weight = torch.randn((32, 128), generator=torch.Generator().manual_seed(1)).to(dtype)
+    packed, scales, rounding = grid.to_grid(weight)
+    off = grid.values(packed, scales).float() - weight.float()
+    assert rounding.relative == pytest.approx(float(off.norm() / weight.float().norm()), rel=1e-3)
+    assert rounding.largest == pytest.approx(float(off.abs().max()), rel=1e-3)
+    assert 0.05 < rounding.relative < 0.095
+    assert "relative error" in str(rounding)
+    plain = weight.float().unflatten(1, (4, 32))
+    step = plain.abs().amax(dim=2, keepdim=True) / 7
+    naive = (plain / step).round().clamp(-8, 7) * step - plain
+    assert float(off.norm()) < float(naive.norm())
+
+
+def test_int8_is_off_by_half_a_step_at_most():
+    weight = torch.randn((5, 96), generator=torch.Generator().manual_seed(1))
+    weight[2] = 0
+    codes, scale = grid.to_int8(weight)
+    assert codes.abs().max() == 127
+    assert ((codes * scale[:, None] - weight).abs() <= scale[:, None] / 2 + 1e-6).all()
+
+
+# --- the layers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("rows", "kernel"), [(64, "cpu"), (24, "plain")])
+def test_a_layer_multiplies_by_the_unpacked_weight(dtype, rows, kernel):
+    generator = torch.Generator().manual_seed(2)
+    packed, scale, _ = grid.to_grid(torch.randn((rows, 96), generator=generator).to(dtype))
+    layer = Int4Linear(rows, 96, dtype)
+    layer.take(packed, scale, "cpu")
+    layer.finish()
+    assert layer.kernel == kernel
+    x = torch.randn((2, 5, 96), generator=generator).to(dtype)
+    out = layer(x)
+    assert out.shape == (2, 5, rows)
+    assert out.dtype == dtype
+    expected = x.float() @ grid.values(packed, scale.float()).T
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}[dtype]
+    assert float((out.float() - expected).abs().max()) < tolerance * float(expected.abs().max())
+    assert torch.allclose(layer.weight[3, :].float(), grid.values(packed, scale.float())[3], rtol=0.01)
+    assert layer.weight.shape == (rows, 96)
+    assert layer.weight.dtype == dtype
+
+
+def test_rows_of_a_pass_do_not_change_each_other():
+    """What drafting relies on: k+1 rows give what one row gives."""
+    generator = torch.Generator().manual_seed(3)
+    layer = Int4Linear(32, 64, torch.float32)
+    layer.take(*grid.to_grid(torch.randn((32, 64), generator=generator))[:2], "cpu")
+    layer.finish()
+    x = torch.randn((6, 64), generator=generator)
+    assert torch.allclose(layer(x), torch.cat([layer(row[None]) for row in x]), atol=1e-6)
+
+
+def test_bytes_a_weight():
+    layer = Int4Linear(64, 128, torch.bfloat16)
+    layer.take(*grid.to_grid(torch.randn(64, 128).bfloat16())[:2], "cpu")
+    assert held_bytes(layer) == 0
+    layer.finish()
+    assert held_bytes(layer) == 64 * 128 * 0.625
+
+
+def test_an_embedding_multiplies_by_its_scale_as_the_layer_it_replaces():
+    weight = torch.randn((20, 32), generator=torch.Generator().manual_seed(4)).bfloat16()
+    layer = Int8Embedding(20, 32, torch.bfloat16, 192**0.5)
+    layer.take(*grid.to_int8(weight), "cpu")
+    layer.finish()
+    ids = torch.tensor([[3, 19], [0, 3]])
+    expected = weight[ids].float() * float(torch.tensor(192**0.5).bfloat16())
+    assert layer(ids).shape == (2, 2, 32)
+    assert torch.allclose(layer(ids).float(), expected, atol=0.3, rtol=0.02)
+
+
+def test_the_kernel_is_asked_of_the_device_not_guessed(monkeypatch):
+    capability = {0: (7, 5), 1: (8, 0)}
+    monkeypatch.setattr("workbench.packed._capability", capability.get)
+    where = torch.device
+    assert kernel_for(where("cuda", 0), torch.bfloat16, 64) == "plain"
+    assert kernel_for(where("cuda", 1), torch.bfloat16, 64) == "tiled"
+    assert kernel_for(where("cuda", 1), torch.float16, 64) == "plain"
+    assert kernel_for(where("mps"), torch.bfloat16, 64) == "tiled"
+    assert kernel_for(where("cpu"), torch.float32, 40) == "plain"
+
+
+def test_columns_that_make_no_groups_are_refused():
+    with pytest.raises(ModelError, match="groups of 32"):
+        Int4Linear(16, 48, torch.float32)
+
+
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4+16", "int8"])
+def test_pocket_packed_stays_packed_and_says_so(scheme, examples, capsys):
+    plain = workbench.load("pocket", progress=False)
+    model = workbench.load("pocket", quantization=scheme)
+    assert f"quantization={scheme!r}" in capsys.readouterr().out
+    assert model is not plain
+    assert model.info.quantization == scheme
+    assert model.info.identity != plain.info.identity
+    kinds = {type(layer) for _, layer in layers(model.transformer)}
+    assert (
+        kinds
+        == {"int4": {Int4Linear, Int8Embedding}, "int4+16": {Int4Linear}, "int8": {Int8Linear, Int8Embedding}}[scheme]
+    )
+    before = held_bytes(model.transformer)
+    assert before < held_bytes(plain.transformer) * 0.6
+    trace = model.ask("What is in the picture?", images=[examples / "scene.png"], max_new_tokens=10, temperature=0)
+    assert held_bytes(model.transformer) == before
+    assert trace.model.quantization == scheme
+    scored = plain.score(trace)
+    assert np.abs(scored.tokens.logprob - trace.tokens.logprob).mean() < (0.05 if scheme == "int8" else 1.5)
+
+
+@pytest.fixture
+def examples():
+    return WEIGHTS.parent / "examples"
+
+
+def test_a_drafted_run_of_a_packed_model_is_the_undrafted_one(tmp_path):
+    from workbench.pocket import drafter, evaluate
+
+    drafter.save_drafter(drafter.build_drafter(evaluate.load(WEIGHTS)[1], 3), tmp_path)
+    model = workbench.load("pocket", quantization="int4", drafter=tmp_path, progress=False)
+    for settings in ({"temperature": 0}, {"temperature": 1.2, "seed": 3}):
+        a = model.ask("Tell me a story.", draft=0, max_new_tokens=16, **settings)
+        b = model.ask("Tell me a story.", draft=3, max_new_tokens=16, **settings)
+        assert np.array_equal(a.tokens.token_id, b.tokens.token_id)
+        assert len(b.rounds) > 0
+
+
+def test_a_model_on_the_grid_loses_nothing_but_in_its_embedding(tmp_path, capsys):
+    made = grid_folder(tmp_path / "grid")
+    exact = workbench.load(tmp_path / "grid", quantization="int4+16")
+    assert "(exact)" in capsys.readouterr().out
+    plain = workbench.load(tmp_path / "grid", progress=False)
+    trace = plain.ask("Hello", max_new_tokens=12, temperature=0)
+    assert np.allclose(exact.score(trace).tokens.logprob, trace.tokens.logprob, atol=2e-4)
+    held = dict(layers(exact.transformer))
+    assert len(held) == len(made) == 40
+    for key, (codes, scale) in made.items():
+        name = next(n for n in held if n.endswith(key.removesuffix(".weight").removeprefix("model.")))
+        assert torch.allclose(
+            held[name].rows(slice(None)), (codes - 8) * scale.float().repeat_interleave(32, dim=1), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_official_packed_form_is_repacked_exactly_and_stays_packed(tmp_path, shards):
+    made = compressed_folder(tmp_path / "packed", shards)
+    model = workbench.load(tmp_path / "packed", progress=False)
+    assert model.info.quantization == "int4"
+    held = {n: layer for n, layer in layers(model.transformer) if isinstance(layer, Int4Linear)}
+    assert len(held) == len(made)
+    for key, (codes, scale) in made.items():
+        name = next(n for n in held if n.endswith(key.removesuffix(".weight").removeprefix("model.")))
+        assert torch.equal(held[name].rows(slice(None)), (codes - 8) * scale.float().repeat_interleave(32, dim=1))
+    before = held_bytes(model.transformer)
+    trace = model.ask("Hello", max_new_tokens=10, temperature=0)
+    assert held_bytes(model.transformer) == before
+    grid_folder(tmp_path / "plain")
+    same = workbench.load(tmp_path / "plain", quantization="int4", progress=False)
+    assert held_bytes(same.transformer) == before
+    assert same.ask("Hello", max_new_tokens=10, temperature=0).text == trace.text
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_and_missing_packages():
+    with pytest.raises(ModelError, match="int4, int4\\+16, int8"):
+        workbench.load("pocket", quantization="int3")
+    with pytest.raises(ModelError, match="pip install bitsandbytes"):
+        workbench.load("pocket", quantization="nf4", progress=False)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"group_size": 128}, {"num_bits": 8}, {"symmetric": False}, {"strategy": "channel"}, {"actorder": "group"}],
+)
+def test_other_packings_are_refused(tmp_path, weights):
+    compressed_folder(tmp_path / "odd", **weights)
+    with pytest.raises(Incompatible, match=next(iter(weights))):
+        workbench.load(tmp_path / "odd", progress=False)
+    assert "odd" not in workbench.loaded()
+
+
+def test_a_packed_folder_is_not_unpacked_nor_repacked(tmp_path):
+    compressed_folder(tmp_path / "packed")
+    for asked in ("none", "int8"):
+        with pytest.raises(Incompatible, match="stored as int4"):
+            workbench.load(tmp_path / "packed", quantization=asked, progress=False)
+
+
+def change(folder, change_tensors):
+    tensors = load_file(folder / "model.safetensors")
+    key = next(k for k in sorted(tensors) if k.endswith("q_proj.weight_packed"))
+    change_tensors(tensors, key.removesuffix("weight_packed"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda t, n: t.pop(f"{n}weight_scale"), "weight_scale"),
+        (lambda t, n: t.pop(f"{n}weight_packed"), "weight_packed|does not match|do not match"),
+        (lambda t, n: t.update({f"{n}weight_packed": t[f"{n}weight_packed"][:, :-1].contiguous()}), "shape"),
+        (
+            lambda t, n: t.update({f"{n}weight_scale": t[f"{n}weight_scale"][:, :-1].contiguous()}),
+            "weight_scale has shape",
+        ),
+        (lambda t, n: t.update({f"{n}weight_shape": torch.tensor([3, 4])}), "weight_shape says"),
+        (lambda t, n: t[f"{n}weight_scale"].fill_(float("nan")), "not finite"),
+        (
+            lambda t, n: t.update({"model.language_model.layers.99.x.weight_packed": t[f"{n}weight_packed"] + 1}),
+            "no layer",
+        ),
+    ],
+    ids="no-scale no-codes codes-shape scale-shape wrong-shape nan unknown-layer".split(),
+)
+def test_damaged_packed_checkpoints_are_refused_by_name(tmp_path, damage, said):
+    compressed_folder(tmp_path / "bad")
+    change(tmp_path / "bad", damage)
+    with pytest.raises(ModelError, match=said):
+        workbench.load(tmp_path / "bad", progress=False)
+    assert "bad" not in workbench.loaded()
+
+
+def test_plain_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    grid_folder(tmp_path / "nan")
+    tensors = load_file(tmp_path / "nan" / "model.safetensors")
+    tensors[linears(tensors)[5]][0, 0] = float("inf")
+    save_file(tensors, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="not finite"):
+        workbench.load(tmp_path / "nan", quantization="int4", progress=False)
