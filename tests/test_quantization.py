@@ -1,5 +1,7 @@
 """Packed weights: exact where they can be, as small as they should be, and still so after ten tokens."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import workbench  # noqa: E402
 from tests.packed import compressed_folder, grid_folder, linears  # noqa: E402
-from workbench import grid  # noqa: E402
+from workbench import grid, repack  # noqa: E402
 from workbench.errors import Incompatible, ModelError  # noqa: E402
 from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, kernel_for, layers  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
@@ -223,7 +225,7 @@ def test_the_official_packed_form_is_repacked_exactly_and_stays_packed(tmp_path,
 
 
 def test_unknown_names_and_missing_packages():
-    with pytest.raises(ModelError, match="int4, int4\\+16, int8"):
+    with pytest.raises(ModelError, match=r"int4, int4\+16, int8"):
         workbench.load("pocket", quantization="int3")
     with pytest.raises(ModelError, match="pip install bitsandbytes"):
         workbench.load("pocket", quantization="nf4", progress=False)
@@ -288,3 +290,72 @@ def test_plain_weights_that_are_not_finite_are_refused_by_name(tmp_path):
     save_file(tensors, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="not finite"):
         workbench.load(tmp_path / "nan", quantization="int4", progress=False)
+
+
+# --- written packed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4+16", "int8"])
+def test_a_folder_written_packed_is_the_model_packed_while_loading(tmp_path, scheme, monkeypatch):
+    monkeypatch.setattr(repack, "_FILE", 1 << 20)  # several files
+    lines = []
+    said = repack.quantize("pocket", tmp_path / "kept", scheme=scheme, report=lines.append)
+    assert lines[-1].startswith("1 of 1 files, ")
+    assert ("relative error" in said) is (scheme != "int8")
+    assert not (tmp_path / "kept.part").exists()
+    sizes = [f.stat().st_size for f in (tmp_path / "kept").glob("*.safetensors")]
+    assert len(sizes) > 2
+    assert sum(sizes) < (WEIGHTS / "model.safetensors").stat().st_size * (0.9 if scheme == "int4+16" else 0.8)
+    model = workbench.load(tmp_path / "kept", progress=False)
+    other = workbench.load("pocket", quantization=scheme, progress=False)
+    assert model.info.quantization == scheme
+    mine, theirs = dict(layers(model.transformer)), dict(layers(other.transformer))
+    assert mine.keys() == theirs.keys()
+    for name, layer in mine.items():
+        assert torch.equal(layer.packed, theirs[name].packed), name
+        if isinstance(layer, Int4Linear):
+            assert torch.equal(layer.scale.bfloat16(), theirs[name].scale.bfloat16()), name
+
+
+def test_the_official_packed_form_is_kept_integer_by_integer(tmp_path):
+    compressed_folder(tmp_path / "ct")
+    assert repack.quantize(tmp_path / "ct", tmp_path / "kept") == "exact"
+    before, after = load_file(tmp_path / "ct/model.safetensors"), load_file(tmp_path / "kept/model.safetensors")
+    packed = [k for k in before if "_proj.weight_" in k]
+    assert len(packed) == 3 * 40
+    for key in packed:
+        assert torch.equal(before[key], after[key]), key
+    assert after["model.language_model.embed_tokens.weight_packed"].dtype == torch.int8
+    a = workbench.load(tmp_path / "ct", progress=False).ask("Hello", max_new_tokens=6, temperature=0)
+    b = workbench.load(tmp_path / "kept", progress=False).ask("Hello", max_new_tokens=6, temperature=0)
+    assert np.array_equal(a.tokens.token_id, b.tokens.token_id)
+
+
+def test_writing_packed_from_the_command_line(tmp_path, capsys):
+    from workbench.cli import main
+
+    grid_folder(tmp_path / "grid")
+    assert main(["quantize", str(tmp_path / "grid"), "--to", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "weights: exact" in said.err
+    assert str(tmp_path / "out") in said.out
+    assert json.loads((tmp_path / "out/config.json").read_text("utf-8"))["quantization_config"]["rounding"] == "exact"
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    for wrong, word in (
+        [["quantize", "pocket", "--to", str(tmp_path / "out")], "there already"],
+        [["quantize", "pocket", "--to", str(tmp_path / "new"), "--scheme", "int3"], "int4, int4+16, int8"],
+        [["quantize", str(tmp_path / "out"), "--to", str(tmp_path / "new")], "packed weights already"],
+        [["quantize", "pocked", "--to", str(tmp_path / "new")], "Did you mean 'pocket'"],
+    ):
+        assert main(wrong) == 1
+        assert word in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid", "out"]
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 1000))
+    with pytest.raises(workbench.DoesNotFit, match=r"0\.0 GB free"):
+        repack.quantize("pocket", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

@@ -121,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.add_argument("--quick", action="store_true", help="do not ask pocket a question")
 
+    quantize = command("quantize", _quantize, "write a model's weights packed, so that later loads are quick",
+                       "The folder it writes is one that `workbench.load` opens.")  # fmt: skip
+    quantize.add_argument("name", help="a known name, a folder or a hub id")
+    quantize.add_argument("--to", required=True, metavar="DIR", help="the folder to write")
+    quantize.add_argument("--scheme", default="int4", metavar="NAME",
+                          help="int4 (default), int4+16 (embedding in 16 bit) or int8")  # fmt: skip
+    quantize.add_argument("--revision", metavar="NAME", help="of a hub id: branch, tag or commit")
+
     lab = command("lab", _lab, "open the lessons in JupyterLab",
                   "They are copied into a folder of yours; what you changed there is kept.")  # fmt: skip
     lab.add_argument("folder", nargs="?", metavar="DIR", help="where to (default: gemma-workbench-notebooks, here)")
@@ -333,7 +341,7 @@ def _rounds(trace: Trace) -> str:
     return "\n".join(lines)
 
 
-# --- view, doctor, lab ------------------------------------------------------------------------------------------------
+# --- view, doctor, quantize, lab --------------------------------------------------------------------------------------
 
 
 def _view(asked: argparse.Namespace) -> int:
@@ -372,6 +380,15 @@ def _doctor(asked: argparse.Namespace) -> int:
     else:
         print(doctor.table(found))
     return FAILED if broken else OK
+
+
+def _quantize(asked: argparse.Namespace) -> int:
+    from workbench import repack
+
+    rounding = repack.quantize(asked.name, asked.to, scheme=asked.scheme, revision=asked.revision, report=_note)
+    _note(f"weights: {rounding}")
+    print(f"workbench.load({os.fspath(Path(asked.to).expanduser().absolute())!r})")
+    return OK
 
 
 def _lab(asked: argparse.Namespace) -> int:

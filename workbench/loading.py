@@ -21,7 +21,7 @@ from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.model import LoadedModel
 from workbench.trace import ModelInfo
 
-__all__ = ["check_versions", "load", "loaded", "unload"]
+__all__ = ["check_versions", "fetched", "load", "loaded", "unload"]
 
 _HASH_WHOLE = 256 << 20  # bytes; larger weights are hashed by header and samples
 REFUSED = "transformers 5.20.2 to 5.22.x work; 5.18 and 5.19 fail to draft, 5.23.0 cannot build the drafter"
@@ -170,7 +170,7 @@ def _load(
     from workbench.packed import count
     from workbench.quantization import held_as
 
-    folder = Path(entry.source) if entry.local else _fetch(entry.name, entry.source, revision, entry.gigabytes)
+    folder = fetched(entry, revision)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
     if not size:
@@ -272,6 +272,15 @@ def _drafter(source: str, transformer: Any, dtype: Any, device: str) -> tuple[An
     Drafter(assistant, transformer)  # does it fit?
     own = source == CATALOG["pocket"].drafter
     return assistant, {"name": "pocket-drafter" if own else source, "hash": _weights_hash(folder)}
+
+
+def fetched(entry: Entry, revision: str | None = None) -> Path:
+    """The folder of a model, fetched if it is not on this disk.
+
+    Raises:
+        ModelError: There is no such model, or it could not be fetched.
+    """
+    return Path(entry.source) if entry.local else _fetch(entry.name, entry.source, revision, entry.gigabytes)
 
 
 def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Path:

@@ -15,6 +15,7 @@ the text model stay as they are stored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,18 @@ from workbench import grid
 from workbench.errors import Incompatible, ModelError
 from workbench.packed import Int4Linear, Int8Embedding, Int8Head, Int8Linear, layers
 
-__all__ = ["METHOD", "SCHEMES", "PackedConfig", "PackedQuantizer", "Plan", "held_as", "planned", "stored_form"]
+__all__ = [
+    "METHOD",
+    "SCHEMES",
+    "PackedConfig",
+    "PackedQuantizer",
+    "Plan",
+    "held_as",
+    "planned",
+    "renamer",
+    "stored",
+    "stored_form",
+]
 
 METHOD = "workbench-packed"
 SCHEMES = {"int4": ("int4", "int8"), "int4+16": ("int4", "none"), "int8": ("int8", "int8")}
@@ -197,6 +209,15 @@ class Plan:
     dtype: torch.dtype | None = None
 
 
+def renamer(model: Any) -> Callable[[str], str]:
+    """What turns a checkpoint's keys into the model's: Transformers' own renaming."""
+    transforms = get_model_conversion_mapping(model)
+    rename = [t for t in transforms if isinstance(t, WeightRenaming)]
+    convert = [t for t in transforms if isinstance(t, WeightConverter)]
+    here = model.state_dict()
+    return lambda key: str(rename_source_key(key, rename, convert, model.base_model_prefix, here)[0])
+
+
 def stored(model: Any, files: list[str]) -> dict[str, str]:
     """What a checkpoint holds each layer as, by the model's name for it: ``int4``, ``int8``, or a floating-point type.
 
@@ -207,10 +228,7 @@ def stored(model: Any, files: list[str]) -> dict[str, str]:
     """
     from safetensors import safe_open
 
-    transforms = get_model_conversion_mapping(model)
-    rename = [t for t in transforms if isinstance(t, WeightRenaming)]
-    convert = [t for t in transforms if isinstance(t, WeightConverter)]
-    here = model.state_dict()
+    here, named = model.state_dict(), renamer(model)
     out = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
@@ -218,7 +236,7 @@ def stored(model: Any, files: list[str]) -> dict[str, str]:
                 name, _, last = key.rpartition(".")
                 if last not in ("weight", "weight_packed"):
                     continue
-                found = rename_source_key(f"{name}.weight", rename, convert, model.base_model_prefix, here)[0]
+                found = named(f"{name}.weight")
                 shape, kind = tuple(tensors.get_slice(key).get_shape()), tensors.get_slice(key).get_dtype()
                 if last == "weight":
                     out[found.removesuffix(".weight")] = kind
