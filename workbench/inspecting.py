@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.attention import attend, attend_drafter
 from workbench.errors import PromptError, TraceError
+from workbench.lens import filters, lens, nearest
+from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention
+from workbench.occlusion import occlude
+from workbench.occlusions import Occlusion
 
 if TYPE_CHECKING:
     from workbench.decoding import Engine
     from workbench.drafting import Drafter
-    from workbench.prompt import Request
+    from workbench.prompt import Prompter, Request
     from workbench.trace import Trace
 
 __all__ = ["Inspecting", "check_media", "check_stop"]
@@ -25,6 +29,7 @@ class Inspecting:
     _engine: Engine
     _drafter: Drafter | None
     _lock: Any
+    _prompter: Prompter
 
     def request(self, trace: Trace) -> Request:
         """``LoadedModel`` has it."""
@@ -73,6 +78,93 @@ class Inspecting:
                 self._engine, request, trace, layers=layers, heads=heads, tokens=tokens, positions=positions,
                 rollout=rollout, stop=stop,
             )  # fmt: skip
+
+    def lens(
+        self, trace: Trace, over: Literal["answer", "image", "audio", "prompt"] = "answer", media: int = 0, *,
+        tokens: int | Sequence[int] | None = None, top: int = 5, stop: threading.Event | None = None,
+    ) -> Lens:  # fmt: skip
+        """Which words the hidden state is near after each layer: the logit lens, for words, patches and frames.
+
+            model.lens(trace).words(token=0)          # what the first word was on its way to becoming
+            model.lens(trace, over="image").grid(3)   # (rows, cols): what each patch means after layer 3
+
+        Args:
+            trace: A run of this model.
+            over: The answer's tokens (read where they were predicted), a picture's patches, a sound's frames, or all
+                of the prompt.
+            media: Which picture or sound.
+            tokens: Of the answer, which; None is all.
+            top: Words a position and layer.
+            stop: An event that ends it.
+
+        Raises:
+            Incompatible: The trace is of another model.
+            TraceError, PromptError: There is no such token or picture; or it was stopped.
+        """
+        check_stop(stop)
+        with self._lock:
+            request = self.request(trace)
+            return lens(
+                self._engine, request, trace, self._prompter.piece, over=over, media=media, tokens=tokens, top=top,
+                stop=stop,
+            )  # fmt: skip
+
+    def occlude(
+        self, trace: Trace, token: int | Sequence[int] | None = None, over: Literal["image", "audio", "text"] = "image",
+        media: int = 0, *, how: str | None = None, tile: int | None = None, stop: threading.Event | None = None,
+    ) -> Occlusion:  # fmt: skip
+        """Which patches, frames or words matter: each is hidden in turn, and the tokens are scored again.
+
+            model.occlude(trace, token=3).values      # (rows, cols): nats that token 3 loses without each patch
+
+        Args:
+            trace: A run of this model.
+            token: A generated token, or several whose logprobs are summed; None is the whole answer.
+            over: What is hidden: patches of a picture, frames of a sound, or words of the prompt.
+            media: Which picture or sound.
+            how: What stands in for it (``workbench.occlusion.HOW``); None is the first of those.
+            tile: Hide tiles of so many places a side first, then the places of the quarter of tiles that matters most.
+                1 hides every place alone; None does so up to 128 places.
+            stop: An event that ends it.
+
+        Raises:
+            Incompatible: The trace is of another model.
+            TraceError, PromptError: There is no such token or picture; or it was stopped.
+            ModelError: The model has encoders, so that patches are not embedded one by one.
+        """
+        check_stop(stop)
+        with self._lock:
+            request = self.request(trace)
+            return occlude(
+                self._engine, request, trace, token=token, over=over, media=media, how=how, tile=tile, stop=stop
+            )
+
+    def nearest(
+        self, trace: Trace, over: Literal["image", "audio"] = "image", media: int = 0, *, top: int = 5
+    ) -> Nearest:
+        """The vocabulary nearest to raw patches or frames, before any layer.
+
+        Raises:
+            Incompatible, TraceError, PromptError, ModelError: As for :meth:`occlude`.
+        """
+        with self._lock:
+            request = self.request(trace)
+            return nearest(self._engine, request, trace, self._prompter.piece, over=over, media=media, top=top)
+
+    def filters(self, kind: Literal["image", "audio"] = "image", count: int = 32) -> Filters:
+        """What the first projection looks for in raw patches (as pictures) or raw sound (as waves and spectra).
+
+        Raises:
+            PromptError: There is no such kind.
+            ModelError: The model has encoders, or was unloaded.
+        """
+        with self._lock:
+            self._usable()
+            return filters(self._engine, kind, count)
+
+    def _usable(self) -> None:
+        """``LoadedModel`` has it."""
+        raise NotImplementedError
 
 
 def check_stop(stop: Any) -> None:

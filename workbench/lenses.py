@@ -20,7 +20,7 @@ from workbench.maps import all_segments, frozen, places
 if TYPE_CHECKING:
     from workbench.trace import Trace
 
-__all__ = ["Filters", "Lens"]
+__all__ = ["Filters", "Lens", "Nearest"]
 
 _ARRAYS = {"positions": np.int32, "layers": np.int32, "final_ids": np.int32, "top_ids": np.int32,
            "top_logprob": np.float32, "rank": np.int32, "logprob": np.float32, "kl": np.float32}  # fmt: skip
@@ -156,3 +156,23 @@ class Filters:
     waves: np.ndarray | None = None
     spectra: np.ndarray | None = None
     hertz: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Words whose embeddings are nearest to raw patches or frames, before any layer.
+
+    Attributes:
+        positions: (n,) int32 of the patches or frames.
+        ids: (n, k) int32 token ids, nearest first.
+        cosine: (n, k) float32 cosine of patch and word, -1 to 1. High-dimensional strangers have about 0.
+        pieces: The text of every id.
+        rows, cols: Of a picture's grid; None for a sound.
+    """
+
+    positions: np.ndarray
+    ids: np.ndarray
+    cosine: np.ndarray
+    pieces: Mapping[int, str]
+    rows: int | None = None
+    cols: int | None = None

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from workbench.errors import Incompatible, TraceError
-from workbench.lenses import Filters, Lens
+from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention, Layer, Sink
 from workbench.maps import Map, rank_correlation
 from workbench.occlusions import Occlusion
@@ -34,6 +34,7 @@ __all__ = [
     "Layer",
     "Lens",
     "Map",
+    "Nearest",
     "Occlusion",
     "Recorded",
     "Sink",

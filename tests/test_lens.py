@@ -1,0 +1,166 @@
+"""Lenses against hidden states that Transformers returns, read by hand; filters against the weights."""
+
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import workbench  # noqa: E402
+from workbench import masks  # noqa: E402
+from workbench.errors import PromptError, TraceError  # noqa: E402
+from workbench.pocket import HERE, WEIGHTS  # noqa: E402
+from workbench.readings import Recorded, keep  # noqa: E402
+
+SCENE, WORD = HERE / "examples" / "scene.png", HERE / "examples" / "seven.wav"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return workbench.load("pocket", progress=False)
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return model.ask(
+        "Tell me a story about the picture.", images=[SCENE], audio=[WORD], max_new_tokens=6, temperature=1.0, seed=5,
+        draft=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def oracle(model, trace):
+    """(L + 1, T + N, V) float64 logprobs of every layer's hidden state: norm, head, soft-capping by hand."""
+    from transformers import AutoModelForMultimodalLM
+
+    other = AutoModelForMultimodalLM.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+    masks.correct(other)
+    request = model.request(trace)
+    ids = torch.tensor(trace.ids.astype(np.int64))[None]
+    types = torch.nn.functional.pad(request.type_ids, (0, len(trace.tokens)))
+    with torch.inference_mode():
+        out = other(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, use_cache=False,
+            output_hidden_states=True, **request.media_inputs(),
+        )  # fmt: skip
+        norm, head = other.model.language_model.norm, other.lm_head
+        rows = [30 * torch.tanh(head(norm(h[0])) / 30) for h in out.hidden_states[:-1]]  # the last has the norm already
+        rows.append(out.logits[0])
+    return torch.stack(rows).double().log_softmax(-1).numpy()
+
+
+def test_the_answer_read_after_every_layer(model, trace, oracle):
+    lens = model.lens(trace, top=4)
+    T, N = len(trace.prompt), len(trace.tokens)
+    assert lens.layers.tolist() == [-1, 0, 1, 2, 3, 4, 5]
+    assert lens.positions.tolist() == list(range(T - 1, T + N - 1))
+    assert lens.final_ids.tolist() == trace.tokens.token_id.tolist()
+    for k, p in enumerate(lens.positions):
+        for i in range(len(lens.layers)):
+            row, final = oracle[i, p], lens.final_ids[k]
+            assert lens.logprob[i, k] == pytest.approx(row[final], abs=1e-3)
+            assert lens.rank[i, k] == (row > row[final] + 1e-5).sum()
+            expected = (np.exp(oracle[-1, p]) * (oracle[-1, p] - row)).sum()
+            assert lens.kl[i, k] == pytest.approx(expected, abs=2e-3)
+            np.testing.assert_allclose(lens.top_logprob[i, k], np.sort(row)[::-1][:4], atol=1e-3)
+    np.testing.assert_allclose(lens.logprob[-1], trace.tokens.logprob, atol=1e-4)
+    np.testing.assert_allclose(lens.kl[-1], 0, atol=1e-6)
+    words = lens.words(token=2)
+    assert len(words) == 7
+    assert words[-1][0][0] == trace.tokens.top_pieces[int(trace.tokens.top_ids[2, 0])]
+
+
+def test_patches_and_frames_are_read_as_words_are(model, trace, oracle):
+    image, sound = (trace.prompt.segment(kind) for kind in ("image", "audio"))
+    lens = model.lens(trace, over="image", top=2)
+    for layer in (-1, 3, 5):
+        grid = lens.grid(layer)
+        assert grid.shape == (image.rows, image.cols)
+        expected = oracle[layer + 1, image.start : image.stop]
+        chosen = expected[np.arange(len(image)), grid.ravel()]
+        np.testing.assert_allclose(chosen, expected.max(-1), atol=1e-4)
+        assert all(int(i) in lens.pieces for i in grid.ravel())
+    assert (lens.rank[-1] == 0).all()
+    heard = model.lens(trace, over="audio", top=1)
+    assert heard.grid(2).shape == (len(sound),)
+    prompt = model.lens(trace, over="prompt", top=1)
+    np.testing.assert_array_equal(prompt.top_ids[:, sound.start : sound.stop], heard.top_ids)
+
+
+def test_it_can_be_kept(model, trace, tmp_path):
+    lenses = [model.lens(trace, tokens=[1, 4]), model.lens(trace, over="image", top=1)]
+    keep(trace, *lenses).save(tmp_path / "a.trace")
+    recorded = Recorded(workbench.Trace.load(tmp_path / "a.trace"))
+    again = recorded.lens(trace)
+    assert again.words(token=4) == lenses[0].words(token=4)
+    assert np.array_equal(recorded.lens(trace, "image").grid(2), lenses[1].grid(2))
+    with pytest.raises(TraceError, match="no lens over audio 0"):
+        recorded.lens(trace, "audio")
+    with pytest.raises(TraceError, match="holds positions"):
+        again.index(token=2)
+
+
+def test_nearest_words_of_raw_patches_by_hand(model, trace):
+    near = model.nearest(trace, top=3)
+    feature = model.request(trace).features[0]
+    with torch.inference_mode():
+        patches = model.transformer.model.embed_vision(feature.values[None], feature.xy[None]).pooler_output[0]
+        embed = model.transformer.get_input_embeddings()
+        words = embed(torch.arange(embed.weight.shape[0]))
+        cosine = torch.nn.functional.cosine_similarity(patches[:, None], words[None], dim=-1)
+        best = cosine.topk(3, dim=-1).values
+    np.testing.assert_allclose(near.cosine, best.numpy(), atol=1e-5)
+    assert near.ids.shape == (len(feature.values), 3)
+    assert (near.rows, near.cols) == (trace.prompt.segment("image").rows, trace.prompt.segment("image").cols)
+
+
+def test_filters_are_what_a_patch_of_pixels_is_multiplied_by(model):
+    looks = model.filters("image", count=5)
+    assert looks.pictures.shape == (5, 48, 48, 3)
+    assert (np.diff(looks.norms) <= 0).all()
+    # a patch of one white pixel changes the projection by that pixel's weight: the layout of the picture is the pixels'
+    vision = model.transformer.model.embed_vision
+    with torch.inference_mode():
+        weight = vision.patch_dense.weight * vision.patch_ln1.weight
+    flat = weight[int(looks.units[2])].numpy()
+    assert looks.pictures[2, 7, 31, 1] == flat[(7 * 48 + 31) * 3 + 1]
+    heard = model.filters("audio", count=4)
+    assert heard.waves.shape == (4, 640)
+    assert heard.hertz[-1] == 8000
+    k = 3
+    assert heard.spectra[1, k] == pytest.approx(
+        abs((heard.waves[1] * np.exp(-2j * np.pi * k * np.arange(640) / 640)).sum()), rel=1e-4, abs=1e-5
+    )
+
+
+def test_the_layout_of_a_patch_is_rows_of_pixels_of_three_colours(model):
+    """So that a filter drawn as a picture is what the patch looks like."""
+    pixels = np.zeros((48 * 7, 48 * 10, 3), np.uint8)
+    pixels[48 * 2 + 7, 48 * 3 + 31] = (0, 255, 0)
+    trace = model.ask("Where?", images=[pixels], max_new_tokens=1, temperature=0, draft=0)
+    feature = model.request(trace).features[0]
+    segment = trace.prompt.segment("image")
+    assert (segment.rows, segment.cols) == (7, 10), "this picture is not resized"
+    assert int(feature.values.sum(1).argmax()) == 2 * 10 + 3
+    assert int(feature.values[23].argmax()) == (7 * 48 + 31) * 3 + 1
+
+
+def test_what_is_wrong_is_said(model, trace):
+    for more, error, words in (
+        ({"over": "smell"}, PromptError, "expected one of"), ({"tokens": 6}, TraceError, "6 tokens"),
+        ({"over": "image", "media": 1}, TraceError, "no image 1"), ({"top": 0}, PromptError, "from 1 to 100"),
+        ({"over": "image", "tokens": 1}, PromptError, "goes with over='answer'"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=words):
+            model.lens(trace, **more)
+    with pytest.raises(PromptError, match="expected 'image' or 'audio'"):
+        model.filters("text")
+    with pytest.raises(PromptError, match="expected 'image' or 'audio'"):
+        model.nearest(trace, over="text")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TraceError, match="lens was stopped"):
+        model.lens(trace, stop=stop)
+    layers = model.transformer.model.language_model.layers
+    assert not any(layer._forward_hooks for layer in layers), "a hook was left behind"
