@@ -9,15 +9,17 @@ to_html(trace, "a.html")       # the same as one offline file
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from widgets.attention_view import AttentionView
     from widgets.bench import Workbench
     from widgets.draft_view import DraftView
     from widgets.export import to_html
     from widgets.media_input import MediaInput
     from widgets.token_view import TokenView
 
-__all__ = ["DraftView", "MediaInput", "TokenView", "Workbench", "to_html"]
+__all__ = ["AttentionView", "DraftView", "MediaInput", "TokenView", "Workbench", "to_html"]
 
 _WHERE = {
+    "AttentionView": "widgets.attention_view",
     "DraftView": "widgets.draft_view",
     "MediaInput": "widgets.media_input",
     "TokenView": "widgets.token_view",

@@ -19,6 +19,7 @@ from typing import Any
 import ipywidgets
 import traitlets
 
+from widgets.attention_view import AttentionView
 from widgets.base import View, explain
 from widgets.draft_view import DraftView
 from widgets.export import to_html
@@ -100,7 +101,7 @@ class Workbench(ipywidgets.VBox):
         self.export_button = ipywidgets.Button(
             description="Export page", icon="file", disabled=True, tooltip="One HTML file that works offline"
         )
-        self.views: dict[str, View] = {"Answer": TokenView(), "Drafts": DraftView(), **_more_views()}
+        self.views: dict[str, View] = {"Answer": TokenView(), "Where it looked": AttentionView(), "Drafts": DraftView()}
         self.tabs = ipywidgets.Tab(list(self.views.values()), titles=list(self.views))
         super().__init__(
             [
@@ -380,7 +381,3 @@ def _summary(trace: Trace) -> str:
         trace.finish, "Done"
     )
     return f"{ended}: {n} token{'s' * (n != 1)}{rate}; first after {s.first_token_s:.2f} s."
-
-
-def _more_views() -> dict[str, View]:
-    return {}

@@ -98,10 +98,16 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
 
 def _views(what: Trace | View | Iterable[View]) -> list[View]:
     if isinstance(what, Trace):
+        from widgets.attention_view import AttentionView
         from widgets.draft_view import DraftView
         from widgets.token_view import TokenView
 
-        return [TokenView(what), *([DraftView(what)] if len(what.rounds) else [])]
+        looked = AttentionView(what)
+        return [
+            TokenView(what),
+            *([looked] if not looked.reasons["attend"] else []),
+            *([DraftView(what)] if len(what.rounds) else []),
+        ]
     return [what] if isinstance(what, View) else list(what)
 
 

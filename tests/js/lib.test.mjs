@@ -114,3 +114,9 @@ test("uploads wait for each part, and stop when told", async () => {
   await assert.rejects(upload(file, ask, 4, { signal: ended.signal }), /cancelled/);
   assert.deepEqual(asked.map(([what]) => what), ["begin", "cancel"]);
 });
+
+test("heat: colours, transparency, the hottest cell", async () => {
+  const { heatPixels, hottest } = await import("../../widgets/lib/heat.js");
+  assert.deepEqual([...heatPixels(Uint8Array.from([0, 255]), 1)], [68, 1, 84, 31, 253, 231, 37, 255]);
+  assert.deepEqual([hottest([0, 3, 3]), hottest([0, 0])], [1, -1]);
+});

@@ -36,7 +36,7 @@ export function button(label, onclick, { reason = "", title = "", pressed, name,
 
 /** A labelled choice; options are [value, text]. */
 export function choice(label, options, value, onchange) {
-  const select = h("select", {}, options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
+  const select = h("select", { "aria-label": label }, options.map(([key, text]) => h("option", { value: key, selected: key === value }, text)));
   select.addEventListener("change", () => onchange(select.value));
   return h("label", { class: "wb-field" }, h("span", {}, label), select);
 }

@@ -1,0 +1,97 @@
+"""AttentionView in a real browser: the hottest patch is where it should be, for the word that is picked."""
+
+import pytest
+
+from tests.attentions import Looker, hot, make_attention
+from tests.browser.bridge import Bridge
+from tests.traces import make_trace
+from widgets import AttentionView, TokenView, to_html
+from workbench.readings import keep
+
+TRACE = make_trace(tokens=6)
+
+
+@pytest.fixture
+def looking(chromium):
+    context = chromium.new_context(viewport={"width": 1000, "height": 900})
+    tab = context.new_page()
+    tab.set_default_timeout(10_000)
+    complaints = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    view = AttentionView(TRACE, Looker(TRACE))
+    yield view, tab, Bridge(view, tab)
+    assert complaints == []
+    tab.evaluate("cleanup()")
+    assert tab.evaluate("model.listeners()") == 0
+    context.close()
+
+
+def stage(tab, name):
+    return tab.get_by_role("figure").filter(has=tab.get_by_role("img", name=name)).locator(".wb-stage")
+
+
+def hottest(tab, name):
+    return stage(tab, name).get_attribute("data-hottest")
+
+
+def test_the_hottest_patch_follows_the_word_and_the_head(looking, picture):
+    view, tab, bridge = looking
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")  # the first word, both heads: patches 0 and 1
+    tab.locator(".wb-t[role=option]").nth(2).click()
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 2, 0)))
+    assert view.selected == 2
+    mark = stage(tab, "Heat on scene.png").locator(".wb-mark").bounding_box()
+    box = stage(tab, "Heat on scene.png").bounding_box()
+    # patch 6 of 3 rows of 5: row 1, column 1
+    assert (mark["x"] - box["x"]) / box["width"] == pytest.approx(1 / 5, abs=0.01)
+    assert (mark["y"] - box["y"]) / box["height"] == pytest.approx(1 / 3, abs=0.02)
+    tab.get_by_label("Head", exact=True).select_option("1")
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 2, 1)))
+    assert hottest(tab, "Heat on word.wav") == "2"
+    tab.get_by_text("Every layer and head").click()
+    bridge.until(lambda: tab.locator(".wb-heads canvas").count() == 6)
+    tab.get_by_role("img", name="Layer 1, head 0").click()
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 2, 0)))
+    assert tab.get_by_label("Layer", exact=True).input_value() == "1"
+    picture(tab, "attention-light")
+
+
+def test_pointing_at_words_and_patches(looking):
+    view, tab, bridge = looking
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")
+    tab.locator(".wb-t[role=option]").nth(3).hover()
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 3, 0)))
+    assert view.selected == -1
+    box = stage(tab, "Heat on scene.png").bounding_box()
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 3, 0)))
+    tab.mouse.move(0, 0)
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    tab.get_by_text("Row 0, column 0: 25.0 %").wait_for()
+    tab.get_by_role("button", name="lens").click()
+    tab.mouse.move(box["x"] + 8, box["y"] + 8)
+    bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
+    tab.get_by_role("button", name="occlusion").click()
+    bridge.until(lambda: "2.00 nats in one place" in tab.locator("figcaption").nth(1).inner_text())
+    assert hottest(tab, "Heat on scene.png") == "1"
+
+
+def test_sounds_are_played_from_where_one_clicks(looking):
+    _, tab, bridge = looking
+    bridge.until(lambda: hottest(tab, "Heat on word.wav") == "0")
+    stage(tab, "Heat on word.wav").click()
+    bridge.until(lambda: tab.locator(".wb-cursor:not([hidden])").count() == 1)
+    tab.get_by_role("button", name="Spectrogram").click()
+    bridge.until(lambda: tab.get_by_role("img", name="Spectrogram of word.wav").count() == 1)
+
+
+def test_a_page_holds_every_word_and_shares_the_picked_one(open_page, picture, tmp_path):
+    kept = keep(TRACE, make_attention(TRACE))
+    path = to_html([TokenView(kept), AttentionView(kept)], tmp_path / "a.html")
+    tab = open_page(path, width=400, color_scheme="dark")
+    tab.locator(".wb").first.locator(".wb-t[role=option]").nth(4).click()
+    expected = str(hot(TRACE, 4, 0))
+    tab.locator(f".wb-stage[data-hottest='{expected}']").first.wait_for()
+    assert tab.get_by_label("Head", exact=True).is_disabled()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+    picture(tab, "attention-dark-narrow")

@@ -1,0 +1,127 @@
+"""AttentionView: maps as bytes on the right places, one word at a time; from a model or from what a trace kept."""
+
+import numpy as np
+import pytest
+
+from tests.attentions import Looker, hot, make_attention
+from tests.traces import make_trace
+from widgets import AttentionView, to_html
+from widgets.attention_view import spectrogram
+from widgets.base import question_key
+from widgets.buffers import size
+from workbench.errors import TraceError, WorkbenchError
+from workbench.readings import keep
+
+
+def cells(packed):
+    return np.frombuffer(packed["cells"]["view"], np.uint8)
+
+
+@pytest.fixture
+def trace():
+    return make_trace(tokens=6)
+
+
+def test_a_word_s_attention_is_a_byte_a_cell_on_its_places(trace):
+    view = AttentionView(trace, Looker(trace))
+    made = view.answer({"ask": "attend", "token": 2, "head": 1})
+    first, second = made["images"]
+    assert first["cells"]["shape"] == [15]
+    assert cells(first).argmax() == hot(trace, 2, 1) == 7
+    assert (cells(first)[7], first["most"], first["sum"]) == (255, pytest.approx(0.5), pytest.approx(0.5))
+    assert cells(second).max() == second["most"] == 0
+    assert cells(made["sounds"][0]).argmax() == 2
+    assert made["heads"] == [0, 1]
+    assert made["sinks"][0][:2] == [0, pytest.approx(0.25)]
+    assert sum(made["shares"]) == pytest.approx(1, abs=1e-3)
+    assert len(made["shares"]) == len(view.data["segments"])
+    both = view.answer({"ask": "attend", "token": 2})
+    assert sorted(np.flatnonzero(cells(both["images"][0]))) == [6, 7]  # one of each head
+    without = view.answer({"ask": "attend", "token": 2, "head": 1, "sinks": False})
+    assert without["images"][0]["most"] == pytest.approx(0.5 / 0.75, rel=1e-3)
+    assert view.inspector.asked == [2]  # layers and heads are switched through without asking the model again
+
+
+def test_words_are_told_apart_from_places(trace):
+    view = AttentionView(trace, Looker(trace))
+    positions = [position for position, *_ in view.data["context"]]
+    assert len(positions) == len(trace.prompt) + len(trace) - 15 - 4 - 33  # without patches and frames
+    words = cells(view.answer({"ask": "attend", "token": 0})["words"])
+    assert words[positions.index(0)] == 255
+    assert view.data["pictures"][0]["rows"] == 3
+    assert view.data["pictures"][1]["cols"] == 1
+
+
+def test_every_layer_and_head(trace):
+    view = AttentionView(trace, Looker(trace))
+    made = view.answer({"ask": "heads", "token": 1})
+    assert made["cells"]["shape"] == [3, 2, 15]
+    grid = np.frombuffer(made["cells"]["view"], np.uint8).reshape(3, 2, 15)
+    assert grid.argmax(-1).tolist() == [[3, 4]] * 3
+    assert view.answer({"ask": "heads", "token": 1, "kind": "audio"})["cells"]["shape"] == [3, 2, 33]
+
+
+def test_occlusion_and_lens(trace):
+    view = AttentionView(trace, Looker(trace))
+    made = view.answer({"ask": "occlude", "token": 2, "kind": "image", "media": 0})
+    assert (cells(made)[3], cells(made)[0], made["most"], made["sum"]) == (255, 0, 2, 1)
+    lens = view.answer({"ask": "lens", "media": 0})
+    assert lens["layers"] == [-1, 0]
+    assert lens["names"] == [[1, " red"], [2, "<b>blue"]]
+
+
+def test_what_a_trace_kept_needs_no_model(trace, tmp_path):
+    kept = keep(trace, make_attention(trace, tokens=[1, 2]))
+    view = AttentionView(kept)
+    assert view.reasons["attend"] == ""
+    assert view.reasons["occlude"]
+    assert cells(view.answer({"ask": "attend", "token": 2, "head": 0})["images"][0]).argmax() == hot(trace, 2, 0)
+    with pytest.raises(TraceError, match="token=3"):
+        view.answer({"ask": "attend", "token": 3})
+    answers = view.saved_answers()
+    assert [token for token in range(6) if _key(token) in answers] == [1, 2]
+    assert "Where it looked" in to_html(kept, tmp_path / "a.html").read_text("utf-8")
+
+
+def _key(token):
+    return question_key(ask="attend", token=token, layer=None, head=None, reduce="mean", sinks=True)
+
+
+def test_a_page_reads_many_words_at_once(trace):
+    view = AttentionView(trace, Looker(trace))
+    answers = view.saved_answers()
+    assert view.inspector.asked == [range(6)]
+    assert all(_key(token) in answers for token in range(6))
+    assert view.saved_state()["data"]["reasons"]["attend"] == ""
+    assert view.saved_state()["data"]["reasons"]["lens"]
+
+
+def test_without_anybody_to_ask_the_reason_is_given(trace):
+    view = AttentionView(trace)
+    assert "inspector" in view.data["reasons"]["attend"]
+    with pytest.raises(WorkbenchError, match="inspector"):
+        view.answer({"ask": "attend", "token": 0})
+    assert [key for key in view.saved_answers() if "attend" in key] == []
+    with pytest.raises(TraceError, match="no sound 5"):
+        view.answer({"ask": "sound", "media": 5})
+
+
+def test_a_long_prompt_costs_a_byte_a_cell(trace):
+    """16 pictures of 15 patches and 30 s of sound: what is sent of one word stays small."""
+    long = make_trace(tokens=4, images=((36, 60),) * 16, audio=(30.0,))
+    view = AttentionView(long, Looker(long))
+    made = view.answer({"ask": "attend", "token": 1})
+    assert sum(len(m["cells"]["view"]) for m in made["images"] + made["sounds"]) == 16 * 15 + 750
+    assert size(made) < 20_000
+
+
+def test_spectrograms():
+    """A tone of 1 kHz lies on one band, silence on none."""
+    t = np.arange(16_000) / 16_000
+    made = spectrogram(np.sin(2 * np.pi * 1000 * t).astype(np.float32))
+    assert made.shape == (64, 52)
+    bands = np.geomspace(50, 8000, 65)
+    row = 63 - int(made[:, 25].argmax())
+    assert bands[row] <= 1032
+    assert bands[row + 1] >= 968
+    assert spectrogram(np.zeros(8000, np.float32)).max() == 255  # all equally silent

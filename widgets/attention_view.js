@@ -1,0 +1,330 @@
+// Pick a word of the answer; see where the model looked: on the pictures, in the sounds, at the words.
+
+import { binary, numbers } from "./lib/arrays.js";
+import { bars } from "./lib/bars.js";
+import { MEASURES } from "./lib/colour.js";
+import { button, choice, h } from "./lib/dom.js";
+import { safe, visible } from "./lib/format.js";
+import { greyCanvas, heatCanvas, hottest } from "./lib/heat.js";
+import { outlineOf, player } from "./lib/sound.js";
+import { listen, view } from "./lib/view.js";
+import { words } from "./lib/words.js";
+
+const QUICK = 0.25; // seconds within which pointing at a word is enough to ask
+
+const share = (v) => `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
+
+function layerName(kind, index, window) {
+  return `${index} · ${kind.startsWith("sliding") ? `sliding, ${window ?? "?"} tokens` : "full"}`;
+}
+
+/** A picture under heat. `onpoint` is told the patch under the mouse, or -1. */
+function scene(picture, { onpoint }) {
+  const heat = heatCanvas(`Heat on ${safe(picture.name)}`);
+  const mark = h("span", { class: "wb-mark", hidden: true });
+  const caption = h("figcaption", {});
+  const image = h("img", { src: picture.url, alt: `Picture ${picture.media}: ${safe(picture.name)}` });
+  if (picture.width < 200) image.classList.add("small");
+  const stage = h("div", { class: "wb-stage" }, image, heat.canvas,
+    h("i", { class: "wb-lines", style: { "background-size": `calc(100%/${picture.cols}) calc(100%/${picture.rows})` } }), mark);
+  stage.addEventListener("pointermove", (event) => {
+    const box = stage.getBoundingClientRect();
+    const [col, row] = [((event.clientX - box.left) / box.width) * picture.cols, ((event.clientY - box.top) / box.height) * picture.rows].map(Math.floor);
+    if (row >= 0 && row < picture.rows && col >= 0 && col < picture.cols) onpoint(row * picture.cols + col);
+  });
+  stage.addEventListener("pointerleave", () => onpoint(-1));
+  const paint = (cells, strength) => {
+    heat.paint(cells, picture.rows, picture.cols, strength);
+    const best = hottest(cells);
+    stage.dataset.hottest = best;
+    mark.hidden = best < 0;
+    const [row, col] = [Math.floor(best / picture.cols), best % picture.cols];
+    Object.assign(mark.style, {
+      left: `${(100 * col) / picture.cols}%`, top: `${(100 * row) / picture.rows}%`,
+      width: `${100 / picture.cols}%`, height: `${100 / picture.rows}%`,
+    });
+  };
+  return { element: h("figure", { class: "wb-scene" }, stage, caption), caption, paint };
+}
+
+/** A waveform under heat, with a spectrogram on demand; a click plays from there. */
+function soundOf(sound, { ask, complain, play }) {
+  const heat = heatCanvas(`Heat on ${safe(sound.name)}`);
+  const cursor = h("span", { class: "wb-cursor", hidden: true });
+  const caption = h("figcaption", {});
+  const stage = h("div", { class: "wb-stage" }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
+  const at = (seconds) => {
+    cursor.hidden = seconds === null;
+    if (seconds !== null) cursor.style.left = `${(100 * seconds) / sound.seconds}%`;
+  };
+  stage.addEventListener("click", (event) => {
+    const box = stage.getBoundingClientRect();
+    play(sound, ((event.clientX - box.left) / box.width) * sound.seconds, at);
+  });
+  const spectrum = button("Spectrogram", async () => {
+    try {
+      const old = stage.querySelector(".wb-grey");
+      if (old) {
+        old.remove();
+        stage.classList.remove("tall");
+      } else {
+        const { cells } = await ask({ ask: "spectrogram", media: sound.media });
+        stage.prepend(greyCanvas(numbers(cells), cells.shape[0], cells.shape[1], `Spectrogram of ${safe(sound.name)}, 50 Hz to 8 kHz`));
+        stage.classList.add("tall");
+      }
+      spectrum.setAttribute("aria-pressed", String(!old));
+    } catch (error) {
+      complain(error);
+    }
+  }, { pressed: false });
+  const paint = (cells, strength) => {
+    heat.paint(cells, 1, cells.length, strength);
+    stage.dataset.hottest = hottest(cells);
+  };
+  return {
+    element: h("figure", { class: "wb-sound" }, stage, h("div", { class: "wb-steps" }, button("▶ Play", () => play(sound, 0, at), { name: `Play ${safe(sound.name)}` }), spectrum), caption),
+    caption, paint,
+  };
+}
+
+function context(pieces) {
+  const spans = pieces.map(([position, piece, special]) => h("span", { class: special ? "wb-chip" : "", title: `position ${position}` }, special ? visible(piece) : safe(piece)));
+  const element = h("div", { class: "wb-context", tabindex: "0", role: "region", "aria-label": "Words of prompt and answer, by attention" }, spans);
+  const paint = (map) => {
+    const cells = numbers(map.cells);
+    spans.forEach((span, k) => {
+      const v = cells[k] / 255;
+      if (v > 0.02) {
+        span.dataset.v = "";
+        span.style.setProperty("--v", v.toFixed(3));
+      } else delete span.dataset.v;
+      span.title = `position ${pieces[k][0]}: ${share(v * map.most)}`;
+    });
+  };
+  return { element, paint };
+}
+
+function build({ model, body, ask, complain, data, signal }) {
+  if (!data.pieces) {
+    body.append(h("p", { class: "wb-note" }, "Nothing has been asked yet."));
+    return;
+  }
+  const reason = data.reasons.attend;
+  const state = { layer: null, head: null, reduce: "mean", sinks: true, what: "attention", strength: 0.8 };
+  const known = new Map(); // answers by question, so that going back to a word costs nothing
+  const lenses = new Map();
+  let shown = null, token = -1, hoverAsks = false, waiting = null, busy = false;
+
+  const sounds = player(signal, { at: (seconds) => follow?.(seconds) });
+  let follow = null;
+  const play = async (sound, from, at) => {
+    try {
+      const { wav } = await ask({ ask: "sound", media: sound.media });
+      follow = at;
+      await sounds.play(binary(wav), { from, ended: () => { at(null); follow = null; } });
+    } catch (error) {
+      complain(error);
+    }
+  };
+  const scenes = data.pictures.map((picture, k) => scene(picture, { onpoint: (patch) => point(k, patch) }));
+  const heard = data.sounds.map((sound) => soundOf(sound, { ask, complain, play }));
+  const around = context(data.context);
+  const shares = h("div", {});
+  const status = h("p", { class: "wb-note", role: "status" });
+  const headsBox = h("div", { class: "wb-heads" });
+
+  // --- painting what was answered
+  const captionOf = (map, unit) => (map.most > 0 ? [h("b", {}, unit(map.sum)), ` in all, at most ${unit(map.most)} in one place. `] : "Nothing. ");
+  const layersOf = (map) => (map.layers.length ? `Layers ${map.layers.join(", ")}.` : "");
+  const nats = (v) => `${v.toFixed(2)} nats`;
+  const paint = () => {
+    if (!shown) return;
+    const unit = state.what === "occlusion" ? nats : share;
+    shown.images.forEach((map, k) => {
+      scenes[k].paint(numbers(map.cells), state.strength);
+      scenes[k].caption.replaceChildren(...[captionOf(map, unit), layersOf(map)].flat());
+    });
+    shown.sounds.forEach((map, k) => {
+      heard[k].paint(numbers(map.cells), state.strength);
+      heard[k].caption.replaceChildren(...[captionOf(map, unit), layersOf(map)].flat());
+    });
+    if (!shown.words) return;
+    around.paint(shown.words);
+    const rows = new Map();
+    data.segments.forEach((name, k) => rows.set(name, (rows.get(name) ?? 0) + (shown.shares[k] ?? 0)));
+    shares.replaceChildren(bars("Attention, by part of the prompt", [...rows].filter(([, v]) => v >= 0.0005).sort((a, b) => b[1] - a[1]).map(([name, v]) => ({ name, value: v, text: share(v) }))));
+    const sinks = shown.sinks.slice(0, 4).map(([, mass, piece, why]) => `${visible(piece)} (${why}, ${share(mass)})`);
+    status.textContent = `Token ${token}, ${visible(data.pieces[token])}. ` +
+      `${sinks.length ? `Sinks: ${sinks.join("; ")}. ` : ""}Replay differs by at most ${shown.gap.toPrecision(1)} nats.`;
+    if (heads.childElementCount <= 1) {
+      heads.append(...shown.heads.map((n) => h("option", { value: n }, `head ${n}`)));
+    }
+  };
+
+  // --- asking: the newest question only
+  const question = (k) => ({ ask: "attend", token: k, layer: state.layer, head: state.head, reduce: state.reduce, sinks: state.sinks });
+  const answerOf = async (k) => {
+    if (state.what !== "occlusion") return ask(question(k));
+    const each = (list, kind) => Promise.all(list.map(({ media }) => ask({ ask: "occlude", token: k, kind, media })));
+    return { images: await each(data.pictures, "image"), sounds: await each(data.sounds, "audio"), seconds: 1 };
+  };
+  const look = async (k) => {
+    if (reason || k < 0) return;
+    const key = JSON.stringify([state.what, question(k)]);
+    if (known.has(key)) {
+      [shown, token] = [known.get(key), k];
+      paint();
+      return;
+    }
+    waiting = k;
+    if (busy) return;
+    busy = true;
+    body.setAttribute("aria-busy", "true");
+    while (waiting !== null && !signal.aborted) {
+      const now = waiting;
+      waiting = null;
+      const asked = JSON.stringify([state.what, question(now)]);
+      try {
+        const answer = known.get(asked) ?? (await answerOf(now));
+        complain("");
+        known.set(asked, answer);
+        hoverAsks = answer.seconds < QUICK;
+        if (waiting === null) {
+          [shown, token] = [answer, now];
+          paint();
+        }
+      } catch (error) {
+        complain(error);
+      }
+    }
+    busy = false;
+    body.removeAttribute("aria-busy");
+  };
+  const again = () => look(picked());
+  const picked = () => {
+    const k = model.get("selected");
+    return k >= 0 && k < data.pieces.length ? k : Math.min(0, data.pieces.length - 1);
+  };
+
+  // --- words and controls
+  const strip = words({
+    groups: [{ label: "Answer", from: 0, to: data.pieces.length }], piece: (k) => data.pieces[k], special: (k) => data.special.includes(k), signal,
+    point: (k) => {
+      if (k < 0) look(picked());
+      else if (hoverAsks || known.has(JSON.stringify([state.what, question(k)]))) look(k);
+    },
+    pick: (k) => {
+      model.set("selected", k);
+      model.save_changes();
+    },
+  });
+  const logprob = numbers(data.logprob);
+  strip.spans.forEach((span, k) => span.classList.add(`p${MEASURES.probability.step({ logprob: logprob[k] })}`));
+  const fixed = data.saved ? "This page holds the mean over heads and layers only." : reason;
+  const pick = (label, options, set) => {
+    const field = choice(label, options, "", (value) => { set(value === "" ? null : Number(value)); again(); openHeads(); });
+    const select = field.querySelector("select");
+    if (fixed) {
+      select.disabled = true;
+      field.title = fixed;
+    }
+    return [field, select];
+  };
+  const [layerField, layers] = pick("Layer", [["", "all that see it"], ...data.layers.map((kind, k) => [String(k), layerName(kind, k, data.window)])], (v) => { state.layer = v; });
+  const [headField, heads] = pick("Head", [["", "all"]], (v) => { state.head = v; });
+  const toggle = (label, name, title, why) => {
+    const node = button(label, () => {
+      name();
+      again();
+    }, { reason: why, title, pressed: false });
+    return node;
+  };
+  const most = toggle("max", () => { state.reduce = state.reduce === "max" ? "mean" : "max"; most.setAttribute("aria-pressed", String(state.reduce === "max")); }, "The largest over layers and heads instead of the mean", fixed);
+  const noSinks = toggle("without sinks", () => { state.sinks = !state.sinks; noSinks.setAttribute("aria-pressed", String(!state.sinks)); }, "Leave out positions that draw attention whatever is asked", reason);
+  const hide = toggle("occlusion", () => {
+    state.what = state.what === "occlusion" ? "attention" : "occlusion";
+    hide.setAttribute("aria-pressed", String(state.what === "occlusion"));
+  }, "Hide each place in turn: how much less probable does the word get?", data.reasons.occlude);
+  const lens = button("lens", () => lens.setAttribute("aria-pressed", String(lens.getAttribute("aria-pressed") !== "true")), {
+    reason: data.reasons.lens, pressed: false, title: "Under the mouse: the word nearest to each patch, layer by layer",
+  });
+  const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: state.strength, "aria-label": "Strength of the heat" });
+  strength.addEventListener("input", () => { state.strength = Number(strength.value); paint(); });
+
+  // --- one patch under the mouse
+  const point = async (k, patch) => {
+    if (!shown) return;
+    const map = shown.images[k], picture = data.pictures[k];
+    const caption = scenes[k].caption;
+    if (patch < 0) return paint();
+    const value = (numbers(map.cells)[patch] / 255) * map.most;
+    const place = `Row ${Math.floor(patch / picture.cols)}, column ${patch % picture.cols}: `;
+    const line = [place, h("b", {}, (state.what === "occlusion" ? nats : share)(value))];
+    caption.replaceChildren(...line);
+    if (lens.getAttribute("aria-pressed") !== "true") return;
+    if (!lenses.has(k)) lenses.set(k, ask({ ask: "lens", media: picture.media }));
+    try {
+      const found = await lenses.get(k);
+      const ids = numbers(found.ids), names = new Map(found.names), patches = found.ids.shape[1];
+      const said = found.layers.map((layer, l) => `${layer < 0 ? "in" : layer}: ${visible(names.get(ids[l * patches + patch]) ?? "?")}`);
+      caption.replaceChildren(...line, h("br"), h("span", { class: "wb-lens" }, said.join(" · ")));
+    } catch (error) {
+      complain(error);
+    }
+  };
+
+  // --- every layer and head at once
+  const gridDetails = h("details", {}, h("summary", {}, "Every layer and head"), headsBox);
+  const openHeads = async () => {
+    if (!gridDetails.open || fixed) {
+      if (fixed) headsBox.replaceChildren(h("p", { class: "wb-note" }, fixed));
+      return;
+    }
+    const [kind, first] = data.pictures.length ? ["image", data.pictures[0]] : ["audio", data.sounds[0]];
+    if (!first) return headsBox.replaceChildren(h("p", { class: "wb-note" }, "There is no picture and no sound to look at."));
+    try {
+      const { cells } = await ask({ ask: "heads", token: picked(), kind, media: first.media });
+      const all = numbers(cells), [L, H] = cells.shape;
+      const [rows, cols] = kind === "image" ? [first.rows, first.cols] : [1, first.frames];
+      const width = kind === "image" ? Math.max(20, Math.min(64, Math.round((34 * cols) / rows))) : 72;
+      const one = (l, n) => {
+        const map = heatCanvas(`Layer ${l}, head ${n}`);
+        map.paint(all.subarray((l * H + n) * rows * cols, (l * H + n + 1) * rows * cols), rows, cols, 1);
+        Object.assign(map.canvas.style, { position: "static", width: `${width}px`, height: kind === "image" ? `${Math.round((width * rows) / cols)}px` : "14px" });
+        map.canvas.addEventListener("click", () => {
+          layers.value = String(l);
+          heads.value = String(n);
+          Object.assign(state, { layer: l, head: n });
+          again();
+          openHeads();
+        });
+        return h("td", { class: state.layer === l && state.head === n ? "on" : "" }, map.canvas);
+      };
+      headsBox.replaceChildren(
+        h("p", { class: "wb-note" }, `${kind === "image" ? "The first picture" : "The first sound"}, token ${picked()}. Each is scaled to its own largest value. A click picks it; the choices above do the same.`),
+        h("table", {}, h("thead", {}, h("tr", {}, h("th", {}), Array.from({ length: H }, (_, n) => h("th", { scope: "col" }, String(n))))),
+          h("tbody", {}, Array.from({ length: L }, (_, l) => h("tr", {}, h("th", { scope: "row" }, `${l} ${data.layers[l]?.startsWith("sliding") ? "S" : "F"}`), Array.from({ length: H }, (_, n) => one(l, n)))))),
+        h("p", { class: "wb-note" }, `S: sliding, blind beyond ${data.window ?? "its window"} tokens. F: full.`));
+    } catch (error) {
+      complain(error);
+    }
+  };
+  gridDetails.addEventListener("toggle", openHeads);
+
+  body.append(
+    h("div", { class: "wb-pick" }, strip.element),
+    h("p", { class: "wb-note", hidden: !reason }, reason),
+    h("div", { class: "wb-bar" }, layerField, headField, most, noSinks, hide, lens, h("label", { class: "wb-field" }, "Heat", strength)),
+    h("div", { class: "wb-look" }, scenes.map((s) => s.element), heard.length ? h("div", { class: "wb-sounds" }, heard.map((s) => s.element)) : null),
+    shares,
+    h("div", { class: "wb-head" }, "Words it looked at"), around.element, status, gridDetails);
+  const choose = () => {
+    strip.select(model.get("selected") < data.pieces.length ? model.get("selected") : -1);
+    again();
+    openHeads();
+  };
+  choose();
+  listen(model, "change:selected", choose, signal);
+}
+
+export default view("Where the model looked", build);

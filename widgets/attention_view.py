@@ -1,0 +1,266 @@
+"""AttentionView: the answer's words, and where the model looked for each: on pictures, in sounds, at words.
+
+Only what is shown is sent, one byte a cell, scaled to the largest value of its map, which goes along:
+
+    a word is picked ──► {"ask": "attend", token, layer, head, reduce, sinks} ──► uint8 maps of that word
+    the grid is opened ──► {"ask": "heads", token, media} ──► one small uint8 map for each layer and head
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from widgets.base import View, question_key
+from widgets.buffers import array, size
+from widgets.media_input import outline, wav
+from workbench.errors import TraceError, WorkbenchError
+from workbench.media import SAMPLE_RATE
+from workbench.readings import Attention, Map, Recorded, can
+from workbench.thumbnails import thumbnail
+from workbench.trace import Trace
+
+__all__ = ["AttentionView", "spectrogram"]
+
+_SIDE = 640  # pixels of a picture shown
+_REMEMBERED = 64  # words whose attention is kept
+_PAGE = 6 << 20  # bytes of answers in a page
+_TEXT = 6000  # words of prompt and answer shown as a strip
+_HEADS = 2 << 20  # bytes of the grid of heads
+_ROWS = 128 << 20  # bytes of attention read at once for a page
+_GUESSED_HEADS = 16
+
+
+class AttentionView(View):
+    """Where the model looked.
+
+        AttentionView(trace, model)          # asks the model again, one word at a time
+        AttentionView(kept)                  # a trace with readings in it (workbench.readings.keep) needs no model
+
+    Heat lies on the model's own patches and on frames of 40 ms; for ``occlusion`` it is how much less probable the word
+    gets when a place is hidden.
+    """
+
+    NAME: ClassVar[str] = "attention_view"
+    TITLE: ClassVar[str] = "Where it looked"
+
+    def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
+        self._read: dict[int, Attention] = {}
+        super().__init__(trace, inspector, **more)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """As for any view; what the trace itself holds can be asked without an inspector."""
+        made = super().reasons
+        if self.trace is not None:
+            kept = Recorded(self.trace)
+            made |= {q: "" for q in ("attend", "lens", "occlude") if made[q] and not kept.lacks(q)}
+        return made
+
+    def _who(self, question: str) -> Any:
+        """Whom to ask.
+
+        Raises:
+            WorkbenchError: Nobody can answer, with the reason.
+        """
+        if self.trace is None or self.reasons[question]:
+            raise WorkbenchError(self.reasons[question])
+        return self.inspector if not can(self.inspector, question, self.trace) else Recorded(self.trace)
+
+    def describe(self, trace: Trace) -> dict[str, Any]:
+        """Words, pictures, outlines of sounds, and layers."""
+        self._read = {}
+        start, p = len(trace.prompt), trace.prompt
+        places = {(s.kind, s.media): s for s in p.segments if s.media is not None}
+        pictures = []
+        for k, image in enumerate(trace.images):
+            segment = places.get(("image", k))
+            if segment is not None and segment.rows and segment.cols:
+                url, width, height = thumbnail(image, _SIDE)
+                pictures.append({"media": k, "name": image.name, "url": url, "width": width, "height": height,
+                                 "rows": segment.rows, "cols": segment.cols})  # fmt: skip
+        sounds = []
+        for k, sound in enumerate(trace.audio):
+            segment = places.get(("audio", k))
+            if segment is not None:
+                low, high = outline(sound.samples, 600)
+                sounds.append({"media": k, "name": sound.name, "low": array(low, np.int8), "high": array(high, np.int8),
+                               "frames": len(segment), "seconds": sound.duration_ms / 1000})  # fmt: skip
+        spoken = [(s.start - start, s.stop - start) for s in trace.segments if s.kind == "control"]
+        return {
+            "pieces": list(trace.tokens.piece), "logprob": array(trace.tokens.logprob, np.float32),
+            "special": [k for a, b in spoken for k in range(a, b)], "pictures": pictures, "sounds": sounds,
+            "context": self._words(trace), "layers": list(trace.model.layers), "window": trace.model.window,
+            "segments": [_name(s) for s in (*p.segments, *trace.segments)],
+        }  # fmt: skip
+
+    @staticmethod
+    def _words(trace: Trace) -> list[list[Any]]:
+        """Position, text and whether it is a control token, of every word; the last ones if there are many."""
+        found = []
+        for s in (*trace.prompt.segments, *trace.segments):
+            if s.kind in ("image", "audio", "video"):
+                continue
+            pieces = [*trace.prompt.pieces, *trace.tokens.piece][s.start : s.stop]
+            found += [[s.start + k, piece, s.kind == "control"] for k, piece in enumerate(pieces)]
+        return found[-_TEXT:]
+
+    # --- answers -----------------------------------------------------------------------------------------------------
+
+    def _attention(self, token: int) -> Attention:
+        """The rows of one word, in all layers and heads; kept, since layers and heads are then switched through."""
+        if token not in self._read:
+            while len(self._read) >= _REMEMBERED:
+                self._read.pop(next(iter(self._read)))
+            self._read[token] = self._who("attend").attend(self.trace, tokens=token)
+        return self._read[token]
+
+    def answer_attend(
+        self, token: int, layer: int | None = None, head: int | None = None, reduce: str = "mean", sinks: bool = True
+    ) -> dict[str, Any]:
+        """Maps of one word: of each picture and sound, and over the words."""
+        began = time.perf_counter()
+        assert self.trace is not None  # noqa: S101 (_who refuses)
+        a = self._attention(int(token))
+        how: dict[str, Any] = {"token": int(token), "layer": layer, "head": head, "reduce": reduce, "sinks": sinks}
+        seen = {(s.kind, s.media) for s in self.trace.prompt.segments}
+        words = a.map("text", **how)
+        row = a.row(token=int(token), layer=layer, head=head, sinks=sinks)
+        edges = [s.start for s in a.segments]
+        return {
+            "images": [_packed(a.map("image", p["media"], **how)) for p in self.data["pictures"]],
+            "sounds": [_packed(a.map("audio", s["media"], **how)) for s in self.data["sounds"]],
+            "words": _packed(words, [position for position, *_ in self.data["context"]]),
+            "shares": [round(float(x), 5) for x in np.add.reduceat(row, edges)] if seen else [],
+            "sinks": [[s.position, s.mass, s.piece, s.why] for s in a.sinks()],
+            "heads": [int(h) for h in a.heads], "gap": a.replay_gap, "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+
+    def answer_heads(self, token: int, kind: str = "image", media: int = 0) -> dict[str, Any]:
+        """A small map of every layer and head, each scaled to its own largest value."""
+        a = self._attention(int(token))
+        cells = np.stack(
+            [
+                np.stack([a.map(kind, media, token=int(token), layer=one.index, head=int(h)).values for h in a.heads])
+                for one in a.layers
+            ]
+        )  # (L, H, rows, cols) or (L, H, frames)
+        flat = cells.reshape(*cells.shape[:2], -1)
+        if flat.size > _HEADS:
+            raise TraceError(f"{flat.size / 1e6:.1f} million cells are too many to show at once: pick a layer instead.")
+        most = flat.max(-1, keepdims=True)
+        scaled = np.divide(255 * flat, most, out=np.zeros_like(flat), where=most > 0)
+        return {"cells": array(np.round(scaled), np.uint8), "most": array(most[..., 0], np.float32)}
+
+    def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
+        """How much less probable the word gets when each place is hidden, in nats."""
+        return _packed(self._who("occlude").occlude(self.trace, int(token), kind, int(media)).map)
+
+    def answer_lens(self, media: int) -> dict[str, Any]:
+        """What each patch would say, read out after each layer: the nearest word."""
+        lens = self._who("lens").lens(self.trace, "image", int(media))
+        ids = lens.top_ids[:, :, 0]
+        return {
+            "layers": [int(k) for k in lens.layers], "ids": array(ids, np.int32),
+            "names": [[int(i), lens.pieces[int(i)]] for i in np.unique(ids)],
+        }  # fmt: skip
+
+    def answer_sound(self, media: int) -> dict[str, Any]:
+        """A sound as the model hears it, as a WAV file."""
+        return {"wav": {"view": wav(self._sound(media))}}
+
+    def answer_spectrogram(self, media: int) -> dict[str, Any]:
+        """A sound's frequencies over time."""
+        return {"cells": array(spectrogram(self._sound(media).samples), np.uint8)}
+
+    def _sound(self, media: int) -> Any:
+        if self.trace is None or not 0 <= media < len(self.trace.audio):
+            raise TraceError(f"There is no sound {media} in this trace.")
+        return self.trace.audio[media]
+
+    # --- in a page without a kernel ----------------------------------------------------------------------------------
+
+    def saved_state(self) -> dict[str, Any]:
+        """Attention is among what the page answers, if it can be had now."""
+        state = super().saved_state()
+        if not self.reasons["attend"]:
+            state["data"]["reasons"]["attend"] = ""
+            state["data"]["saved"] = True
+        return state
+
+    def saved_answers(self) -> dict[str, Any]:
+        """Every word's attention, mean over heads and the layers that see each place, as far as room is; the sounds."""
+        answers: dict[str, Any] = {}
+        if self.trace is None:
+            return answers
+        room = _PAGE
+        for sound in self.data["sounds"]:
+            for ask in ("spectrogram", "sound"):
+                answer = getattr(self, f"answer_{ask}")(sound["media"])
+                room -= size(answer)
+                if room > 0:
+                    answers[question_key(ask=ask, media=sound["media"])] = answer
+        if self.reasons["attend"]:
+            return answers
+        for token in self._each_word():
+            for sinks in (True, False):
+                how: dict[str, Any] = {"layer": None, "head": None, "reduce": "mean", "sinks": sinks}
+                answer = self.answer_attend(token, **how)
+                room -= size(answer)
+                if room < 0:
+                    return answers
+                answers[question_key(ask="attend", token=token, **how)] = answer
+        return answers
+
+    def _each_word(self) -> Iterator[int]:
+        """Words whose attention can be had, read many at a time: one more run of the model for each of few parts."""
+        assert self.trace is not None  # noqa: S101 (there is something to read)
+        who, n = self._who("attend"), len(self.trace)
+        width = len(self.trace.model.layers) * _GUESSED_HEADS * (len(self.trace.prompt) + n) * 2
+        step = n if isinstance(who, Recorded) else max(1, _ROWS // max(1, width))
+        for first in range(0, n, step):
+            wanted = None if isinstance(who, Recorded) else range(first, min(n, first + step))
+            read = who.attend(self.trace, tokens=wanted)
+            held = [int(k) for k in read.tokens]
+            self._read = dict.fromkeys(held, read)
+            yield from held
+        self._read = {}
+
+
+def _packed(made: Map, only: list[int] | None = None) -> dict[str, Any]:
+    """A map as bytes: 0 for nothing (or what hiding makes likelier), 255 for its largest value, which is ``most``."""
+    values = np.nan_to_num(made.values.ravel(), nan=0.0)
+    if only is not None:
+        values = values[only]
+    most = float(values.max(initial=0.0))
+    cells = np.round(255 * np.clip(values, 0, None) / most) if most > 0 else np.zeros(len(values))
+    return {"cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers],
+            "unit": made.unit, "about": made.about}  # fmt: skip
+
+
+def _name(segment: Any) -> str:
+    return segment.kind if segment.media is None else f"{segment.kind} {segment.media}"
+
+
+def spectrogram(samples: np.ndarray, bands: int = 64, hop: int = 320) -> np.ndarray:
+    """(bands, columns) uint8: how strong each frequency is, highest on top, 60 dB from black to white.
+
+    Args:
+        samples: (n,) at 16 kHz.
+        bands: Bands between 50 Hz and 8 kHz, evenly spaced on a logarithmic scale.
+        hop: Samples a column: 320 is 20 ms.
+    """
+    window = np.hanning(512).astype(np.float32)
+    padded = np.pad(samples.astype(np.float32), (256, 256 + hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::hop]
+    power = np.abs(np.fft.rfft(frames * window)) ** 2  # (columns, 257)
+    edges = np.geomspace(50, SAMPLE_RATE / 2, bands + 1) / (SAMPLE_RATE / 512)
+    low = np.minimum(edges[:-1].astype(int), 255)
+    high = np.maximum(np.ceil(edges[1:]).astype(int), low + 1)
+    total = np.stack([power[:, a:b].mean(1) for a, b in zip(low, high, strict=True)])  # (bands, columns)
+    decibel = 10 * np.log10(np.maximum(total, 1e-10))
+    scaled = (decibel - decibel.max() + 60) / 60
+    return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)[::-1]
