@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from workbench import cli, lessons
+from workbench import cli
 from workbench.errors import WorkbenchError
+from workbench.lessons import copies as lessons
 
 CODE = "import sys; from workbench.cli import main; sys.exit(main())"
 
@@ -105,7 +106,7 @@ def test_the_lessons_of_this_checkout_are_found():
 
 
 def test_an_installation_without_lessons_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(lessons, "__file__", str(tmp_path / "workbench" / "lessons.py"))
+    monkeypatch.setattr(lessons, "__file__", str(tmp_path / "workbench" / "lessons" / "copies.py"))
     with pytest.raises(WorkbenchError, match="The lessons are missing"):
         lessons.source()
 
@@ -154,7 +155,9 @@ def test_what_was_copied_and_kept_is_said(tmp_path, monkeypatch, capsys):
     goal = tmp_path / "mine"
     goal.mkdir()
     (goal / "00_welcome.ipynb").write_text("my own")
-    monkeypatch.setattr(lessons, "run", lambda folder, browser, port, say: say(f"{folder} {browser} {port}") or 0)
+    monkeypatch.setattr(
+        "workbench.lessons.run", lambda folder, browser, port, say: say(f"{folder} {browser} {port}") or 0
+    )
     assert cli.main(["lab", str(goal), "--no-browser"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{goal} False None\n"

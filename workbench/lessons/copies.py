@@ -54,7 +54,7 @@ def source() -> Path:
     Raises:
         WorkbenchError: They are in neither place.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "_notebooks", package.parent / "notebooks"):
         if any(folder.glob("*.ipynb")):
             return folder
