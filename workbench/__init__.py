@@ -16,6 +16,7 @@ from workbench.errors import DoesNotFit, Incompatible, MediaError, ModelError, P
 if TYPE_CHECKING:
     from workbench.diff import compare
     from workbench.loading import load, loaded, unload
+    from workbench.planning import plan
     from workbench.trace import Trace
 
 __version__ = "0.1.0.dev0"
@@ -32,11 +33,12 @@ __all__ = [
     "compare",
     "load",
     "loaded",
+    "plan",
     "unload",
 ]
 
 _WHERE = {"Trace": "workbench.trace", "compare": "workbench.diff", "load": "workbench.loading",
-          "loaded": "workbench.loading", "unload": "workbench.loading"}  # fmt: skip
+          "loaded": "workbench.loading", "plan": "workbench.planning", "unload": "workbench.loading"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

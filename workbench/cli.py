@@ -2,6 +2,7 @@
 
     workbench ask "What is at the top left?" --image scene.png      one question, the answer on standard output
     workbench view a.trace                                          a saved trace as an HTML page
+    workbench attend a.trace --token 3 --out map.png                where it looked, as a figure
     workbench doctor                                                what works here, and what mends the rest
     workbench lab [DIR]                                             the lessons in JupyterLab
 
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__
+from workbench import __version__, overlay
 from workbench.errors import TraceError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -116,10 +117,24 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("trace", help="a .trace file")
     view.add_argument("--out", metavar="a.html", help="where to (default: beside the trace); - is standard output")
 
+    overlay.arguments(
+        command("attend", _attend, "draw where the model looked on a picture or a sound, as PNG, SVG or PDF",
+                "What the trace's readings do not hold is asked of its model again."),
+        _whole(0),
+    )  # fmt: skip
+
     doctor = command("doctor", _doctor, "say what works on this machine, and what mends the rest",
                      "Nothing is fetched. The exit status is 1 when something is broken.")  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     doctor.add_argument("--quick", action="store_true", help="do not ask pocket a question")
+
+    plan = command("plan", _plan, "say what would be loaded here, and whether it fits",
+                   "Nothing is fetched. The exit status is 1 when it does not fit.")  # fmt: skip
+    plan.add_argument("name", nargs="?", default="pocket", help="a known name, a folder or a hub id")
+    plan.add_argument("--quantization", metavar="NAME", help="none, int8, int4 or int4+16 (default: what is best here)")
+    plan.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: what is best here)")
+    plan.add_argument("--context", type=_whole(1), metavar="N", help="tokens of context to count (default: 8192)")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
 
     quantize = command("quantize", _quantize, "write a model's weights packed, so that later loads are quick",
                        "The folder it writes is one that `workbench.load` opens.")  # fmt: skip
@@ -341,7 +356,7 @@ def _rounds(trace: Trace) -> str:
     return "\n".join(lines)
 
 
-# --- view, doctor, quantize, lab --------------------------------------------------------------------------------------
+# --- view, doctor, plan, quantize, lab --------------------------------------------------------------------------------
 
 
 def _view(asked: argparse.Namespace) -> int:
@@ -364,6 +379,24 @@ def _view(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _attend(asked: argparse.Namespace) -> int:
+    from widgets.figure import FORMATS, write
+    from workbench.loading import load
+    from workbench.trace import Trace
+
+    if Path(asked.out).suffix.lower() not in FORMATS:
+        raise TraceError(f"--out {asked.out!r}: expected a name that ends in {', '.join(FORMATS)}.")
+    _check_writable(asked.out)
+    trace = Trace.load(asked.trace)
+    with contextlib.redirect_stdout(sys.stderr):
+        a = overlay.attended(asked, trace, load)
+    write(
+        trace, overlay.mapped(asked, trace, a), asked.out, note=f"largest change in the replay {a.replay_gap:.2g} nats"
+    )
+    print(asked.out)
+    return OK
+
+
 def _doctor(asked: argparse.Namespace) -> int:
     from dataclasses import asdict
 
@@ -380,6 +413,16 @@ def _doctor(asked: argparse.Namespace) -> int:
     else:
         print(doctor.table(found))
     return FAILED if broken else OK
+
+
+def _plan(asked: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from workbench.planning import plan
+
+    made = plan(asked.name, quantization=asked.quantization, device=asked.device, context=asked.context)
+    print(_json({**asdict(made), "fits": made.fits}) if asked.json else repr(made))
+    return OK if made.fits else FAILED
 
 
 def _quantize(asked: argparse.Namespace) -> int:

@@ -8,8 +8,6 @@ can be tried on a machine that nobody has here.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import platform
 import re
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import CATALOG
+from workbench.machine import memory
 
 __all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe", "refused", "table"]
 
@@ -266,7 +265,7 @@ def _gb(size: int | None) -> str:
 
 def probe() -> Facts:
     """Look at this machine; imports torch where it is installed, which takes seconds."""
-    free, total = _memory()
+    free, total = memory()
     driver, driver_cuda = _nvidia()
     versions: dict[str, str | None] = {}
     for name in (*CORE, *(name for names in EXTRAS.values() for name in names)):
@@ -295,20 +294,6 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor()
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """(free, total) bytes. psutil comes with the extras; without it Linux and macOS still tell something."""
-    if importlib.util.find_spec("psutil"):
-        psutil: Any = importlib.import_module("psutil")
-        memory = psutil.virtual_memory()
-        return int(memory.available), int(memory.total)
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
-        return sizes.get("MemAvailable"), sizes.get("MemTotal")
-    except (OSError, ValueError):
-        return None, None
 
 
 def _disk_free() -> int | None:

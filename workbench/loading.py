@@ -8,6 +8,7 @@ import platform
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -17,8 +18,9 @@ from typing import Any
 from workbench import masks
 from workbench.catalog import CATALOG, Entry, find
 from workbench.drafting import Drafter
-from workbench.errors import DoesNotFit, Incompatible, ModelError
+from workbench.errors import Incompatible, ModelError
 from workbench.model import LoadedModel
+from workbench.planning import plan, refuse
 from workbench.trace import ModelInfo
 
 __all__ = ["check_versions", "fetched", "load", "loaded", "unload"]
@@ -56,12 +58,12 @@ def load(
         name: ``pocket`` (embedded, nothing is fetched), a name of ``workbench.catalog``, a folder, or a hub id.
         variant: Another hub id or folder to take the weights of ``name`` from.
         revision: Of a hub id: branch, tag or commit.
-        quantization: ``int4``, ``int4+16`` or ``int8`` (see :mod:`workbench.quantization`), or ``none``. None: weights
-            as they are stored, packed ones packed.
-        device: ``cpu``, ``cuda``, ``mps`` …; None takes what is there (pocket: always the CPU, where it is quick).
+        quantization: ``int4``, ``int4+16`` or ``int8`` (see :mod:`workbench.quantization`), or ``none``. None: of a
+            known model, what ``workbench.plan`` chooses; of a folder, weights as they are stored, packed ones packed.
+        device: ``cpu``, ``cuda``, ``mps`` …; None takes what the plan chooses (pocket: always the CPU).
         drafter: None is the model's own, where it has one; False is none; or a folder or hub id of another.
         context: Tokens that prompt and answer may fill together; None is the model's own limit.
-        force: Load although the weights are larger than the free memory.
+        force: Load although it does not fit into the free memory.
         progress: Print the line that pins what was loaded, and a bar for long steps.
 
     Raises:
@@ -80,7 +82,18 @@ def load(
     key = (entry.source, revision, where, context, draws, quantization)
     with held.lock:
         if key not in held.models:
-            held.models[key] = _load(entry, revision, quantization, where, context, draws, force, progress)
+            made = plan(
+                name, variant=variant, quantization=quantization, device=device and where, drafter=drafter,
+                context=context, measure=False,
+            )  # fmt: skip
+            if not made.fits and not force:
+                raise refuse(made)
+            if not entry.local:  # what the plan chose for this machine
+                if made.variant != entry.source:
+                    draws = entry.qat_drafter if drafter is None else draws
+                    entry = replace(entry, source=made.variant)
+                quantization = made.quantization if entry.gigabytes else quantization
+            held.models[key] = _load(entry, revision, quantization, made.device, context, draws, progress)
         return held.models[key]
 
 
@@ -161,7 +174,7 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 def _load(
     entry: Entry, revision: str | None, quantization: str | None, device: str, context: int | None, drafter: str,
-    force: bool, progress: bool,
+    progress: bool,
 ) -> LoadedModel:  # fmt: skip
     import torch
     import transformers
@@ -172,16 +185,9 @@ def _load(
 
     folder = fetched(entry, revision)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
-    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
-    if not size:
+    if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds no *.safetensors: the weights of {entry.name} are missing.")
     held, how = _from(entry.name, folder, lambda: held_as(folder, quantization, device))
-    free = _free_memory()
-    if not force and device == "cpu" and free is not None and size * 1.1 > free:
-        raise DoesNotFit(
-            f"{entry.name} has {size / 1e9:.1f} GB of weights; {free / 1e9:.1f} GB of memory are free. Close programs "
-            f"to free {(size * 1.1 - free) / 1e9:.1f} GB, take a smaller member, or pass force=True."
-        )
     quiet = not progress or entry.name == "pocket"
     had_bars = bars.is_progress_bar_enabled()
     if quiet:
@@ -201,7 +207,9 @@ def _load(
         raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
     model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
-        pinned = {"revision": revision, "quantization": quantization, "context": context}
+        shown = CATALOG.get(entry.name)
+        variant = entry.source if shown is not None and shown.source != entry.source else None
+        pinned = {"variant": variant, "revision": revision, "quantization": quantization, "context": context}
         more = "".join(f", {k}={v!r}" for k, v in pinned.items() if v is not None)
         how_held = info.dtype if held == "none" else f"{held} in {info.dtype}"
         if getattr(getattr(transformer, "hf_quantizer", None), "rounding", None):
@@ -268,6 +276,12 @@ def _drafter(source: str, transformer: Any, dtype: Any, device: str) -> tuple[An
     if not config.model_type.endswith("_assistant"):
         raise Incompatible(f"{source} is no drafter but a {config.model_type}; Gemma 4's end in -assistant.")
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    target = str(transformer.name_or_path)
+    if "-qat-" in target and "-qat-" not in source:
+        warnings.warn(
+            f"{source} was made for the 16-bit weights, {target} is trained for 4 bits: fewer drafts will be kept.",
+            stacklevel=2,
+        )
     assistant = _weights("the drafter", kind, folder, dtype, device)
     Drafter(assistant, transformer)  # does it fit?
     own = source == CATALOG["pocket"].drafter
@@ -297,18 +311,6 @@ def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Pa
         raise ModelError(
             f"{name} ({source}, about {gigabytes:g} GB) is not on this disk and could not be fetched: {error}"
         ) from error
-
-
-def _free_memory() -> int | None:
-    """Bytes of memory that can be used without swapping; None where the system does not say."""
-    try:
-        with Path("/proc/meminfo").open(encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        return None
-    return None
 
 
 def _info(

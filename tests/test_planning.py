@@ -1,0 +1,181 @@
+"""What would be loaded on machines that nobody has here, counted by hand."""
+
+import json
+import shutil
+
+import pytest
+
+import workbench
+from workbench.errors import DoesNotFit, ModelError
+from workbench.machine import Device, Machine, Pace, machine, pace
+from workbench.planning import plan, refuse
+from workbench.pocket import WEIGHTS
+
+GB = 1_000_000_000
+
+
+def here(cpu, *others, disk=10**12, cached=()):
+    return Machine((*others, Device("cpu", cpu)), disk, lambda source: source in cached)
+
+
+def test_the_public_name_stays_a_function_after_its_module_is_imported():
+    assert workbench.plan is plan
+    assert "plan" in dir(workbench)
+
+
+def test_12b_on_a_laptop_of_16_gb_takes_the_official_packed_weights():
+    made = plan("gemma-4-12b", here=here(12 * GB), measure=False)
+    assert made.fits
+    assert made.variant == "google/gemma-4-12B-it-qat-w4a16-ct"
+    assert (made.quantization, made.device) == ("int4", "cpu")
+    # 10.9 G weights at 5 bits, 1.007 G at 8, 53 M at 16
+    assert made.taken.weights == pytest.approx(10.90e9 * 0.625 + 1.0066e9 + 0.106e9, rel=0.002)
+    # 16 KB a token on the full layers, and the windows of 40 layers
+    assert made.taken.cache == 8192 * 16_384 + 40 * 1024 * 2 * 8 * 256 * 2
+    assert made.taken.weights + made.taken.drafter < 9 * GB
+    longer = plan("gemma-4-12b", here=here(12 * GB), measure=False, context=32_768)
+    assert longer.bytes - made.bytes == (32_768 - 8192) * 16_384
+    without = plan("gemma-4-12b", here=here(12 * GB), measure=False, drafter=False)
+    assert made.bytes - without.bytes == made.taken.drafter > 0
+
+
+def test_a_large_gpu_takes_16_bit_a_small_one_4_and_too_small_a_one_leaves_it_to_the_cpu():
+    large = plan("gemma-4-12b", here=here(12 * GB, Device("cuda:0", 78 * GB)), measure=False)
+    assert (large.device, large.quantization, large.variant) == ("cuda:0", "none", "google/gemma-4-12B-it")
+    small = plan("gemma-4-12b", here=here(12 * GB, Device("cuda:0", 11 * GB)), measure=False)
+    assert (small.device, small.quantization) == ("cuda:0", "int4")
+    tiny = plan("gemma-4-12b", here=here(12 * GB, Device("cuda:0", 4 * GB)), measure=False)
+    assert (tiny.device, tiny.quantization) == ("cpu", "int4")
+    with pytest.raises(ModelError, match="has cpu"):
+        plan("gemma-4-12b", here=here(12 * GB), device="cuda", measure=False)
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes_and_the_nearest_that_does():
+    made = plan("gemma-4-12b", quantization="none", here=here(12 * GB), measure=False)
+    assert not made.fits
+    said = str(refuse(made))
+    assert "quantization='int4'" in said
+    assert f"Free {(made.bytes - 12 * GB) / 1e9:.1f} GB" in said
+    assert isinstance(refuse(made), DoesNotFit)
+    assert "workbench.load('gemma-4-12b')" in plan("gemma-4-31b", here=here(12 * GB), measure=False).advice
+    assert "workbench.load('gemma-4-e2b')" in plan("gemma-4-12b", here=here(6 * GB), measure=False).advice
+    assert "workbench.load('pocket')" in plan("gemma-4-12b", here=here(GB), measure=False).advice
+
+
+def test_a_full_disk_refuses_what_has_to_be_fetched_but_not_what_is_here():
+    full = here(12 * GB, disk=GB)
+    made = plan("gemma-4-12b", here=full, measure=False)
+    assert not made.fits
+    assert "disk" in made.why
+    cached = here(12 * GB, disk=GB, cached=("google/gemma-4-12B-it-qat-w4a16-ct",))
+    made = plan("gemma-4-12b", here=cached, measure=False)
+    assert made.fits
+    assert made.taken.download == 0
+
+
+def test_every_option_says_why_and_the_displays_hold_them():
+    made = plan("gemma-4-12b", here=here(12 * GB), measure=False)
+    assert all(option.why for option in made.options)
+    assert [o.fits for o in made.options] == [True, True, False, False]
+    text, page = repr(made), made._repr_html_()
+    for option in made.options:
+        assert option.why in text
+        assert option.why in page
+    assert text.count("\n> ") == 1
+    assert page.count("<td style='text-align:left'>taken</td>") == 1
+    assert max(map(len, text.splitlines())) < 160
+
+
+def test_experts_are_not_promised_in_4_bit():
+    made = plan("gemma-4-26b-a4b", here=here(12 * GB), measure=False)
+    assert [o.quantization for o in made.options] == ["none"]
+    assert not made.fits
+
+
+def test_a_folder_is_counted_from_its_headers(tmp_path):
+    pocket = plan("pocket", measure=False)
+    assert pocket.fits
+    # 6 layers, 4 sliding of 2 × 32 in a window of 96, 2 full of 1 × 64; keys and values, float32
+    assert pocket.taken.cache == 2 * 4 * (4 * 96 * 64 + 2 * 8192 * 64)
+    shutil.copytree(WEIGHTS, tmp_path / "mine")
+    whole = plan(tmp_path / "mine", measure=False)
+    assert whole.taken.weights == pytest.approx((WEIGHTS / "model.safetensors").stat().st_size, rel=0.02)
+    assert pocket.taken.weights == pytest.approx(2 * whole.taken.weights, rel=0.01)
+    assert [o.quantization for o in whole.options] == ["none", "int8", "int4"]
+    assert whole.options[2].weights < whole.options[1].weights < whole.options[0].weights
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"12"), "cut off"),
+        (lambda f: (f / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}"), "header"),
+        (lambda f: (f / "model.safetensors").unlink(), "missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json"),
+        (lambda f: (f / "config.json").write_text("[]"), "no settings"),
+    ],
+    ids="cut huge-header none bad-json no-object".split(),
+)
+def test_broken_folders_are_named(tmp_path, break_it, said):
+    folder = tmp_path / "broken"
+    shutil.copytree(WEIGHTS, folder)
+    break_it(folder)
+    with pytest.raises(ModelError, match=said):
+        plan(folder, measure=False)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"quantization": "int3"}, {"context": 0}, {"context": 2.5}, {"name": "gemma-4-12"}, {"device": "tpu"}]
+)
+def test_what_cannot_be_planned(wrong):
+    with pytest.raises(ModelError):
+        plan(**{"name": "gemma-4-12b", **wrong}, measure=False)
+
+
+def test_the_speed_is_that_of_the_machine(monkeypatch):
+    monkeypatch.setattr("workbench.planning.pace", lambda: Pace(20e9, 100e9))
+    made = plan("gemma-4-12b", here=here(12 * GB))
+    assert made.tokens_a_second == pytest.approx(20e9 / made.taken.weights)
+    assert made.first_token > 60
+    assert "image_tokens=70" in made.advice
+    assert "tokens a second" in repr(made)
+    monkeypatch.setattr("workbench.planning.pace", lambda: Pace(400e9, 40e12))
+    assert plan("gemma-4-12b", here=here(12 * GB)).advice == ""
+
+
+def test_this_machine():
+    found = machine()
+    assert found.devices[-1].name == "cpu"
+    assert found.devices[-1].free is None or found.devices[-1].free > 0
+    assert not found.cached("nobody/nothing")
+    measured = pace(0.05)
+    assert measured.bytes_a_second > 1e8
+    assert measured.operations_a_second > 1e8
+
+
+def test_load_refuses_what_does_not_fit_unless_forced(monkeypatch, tmp_path):
+    pytest.importorskip("torch")
+    folder = tmp_path / "mine"
+    shutil.copytree(WEIGHTS, folder)
+    monkeypatch.setattr("workbench.planning.machine", lambda: here(1_000_000))
+    with pytest.raises(DoesNotFit, match=r"are free\. Free .* MB"):
+        workbench.load(folder, progress=False)
+    assert "mine" not in workbench.loaded()
+    forced = workbench.load(folder, force=True, progress=False)
+    assert forced.name == "mine"
+    workbench.unload("mine")
+
+
+def test_plan_on_the_command_line(capsys, monkeypatch):
+    from workbench.cli import main
+
+    monkeypatch.setattr("workbench.planning.machine", lambda: here(12 * GB))
+    monkeypatch.setattr("workbench.planning.pace", lambda: Pace(20e9, 100e9))
+    assert main(["plan", "gemma-4-12b"]) == 0
+    assert "quantization='int4', on cpu: fits" in capsys.readouterr().out
+    assert main(["plan", "gemma-4-12b", "--quantization", "none", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["fits"] is False
+    assert said["taken"]["quantization"] == "none"
+    assert main(["plan", "gemma-4-12"]) == 1
+    assert "Did you mean" in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""What this machine has free, and how fast it is: memory, accelerators, disk, and a two-second measurement."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Device", "Machine", "Pace", "machine", "memory", "pace"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place a model can run.
+
+    Attributes:
+        name: As ``load(device=…)`` takes it: ``cpu``, ``cuda:0``, ``mps``, ``xpu``.
+        free: Bytes; None where the system does not say.
+    """
+
+    name: str
+    free: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name without its number."""
+        return self.name.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan looks at.
+
+    Attributes:
+        devices: The quickest first; ``cpu`` is the last.
+        disk_free: Bytes where fetched models go; None where the system does not say.
+        cached: Whether a hub id lies on this disk.
+    """
+
+    devices: tuple[Device, ...]
+    disk_free: int | None
+    cached: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the CPU is: bytes read from memory and multiplications with addition counted as two, a second."""
+
+    bytes_a_second: float
+    operations_a_second: float
+
+
+def machine() -> Machine:
+    """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
+    return Machine((*_accelerators(), Device("cpu", memory()[0])), _disk_free(), _cached)
+
+
+def memory() -> tuple[int | None, int | None]:
+    """(free, total) bytes. psutil comes with the extras; without it Linux still tells."""
+    if importlib.util.find_spec("psutil"):
+        psutil: Any = importlib.import_module("psutil")
+        now = psutil.virtual_memory()
+        return int(now.available), int(now.total)
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    except (OSError, ValueError):
+        return None, None
+    return sizes.get("MemAvailable"), sizes.get("MemTotal")
+
+
+def pace(seconds: float = 2.0) -> Pace:
+    """Measure how fast numpy reads memory and multiplies, half the time each."""
+    import numpy as np
+
+    data = np.ones(1 << 25, dtype=np.float32)  # 128 MB, more than a cache holds
+    square = np.ones((768, 768), dtype=np.float32)
+
+    def rate(work: Callable[[], Any], amount: float) -> float:
+        work()
+        best, until = 0.0, time.perf_counter() + seconds / 2
+        while time.perf_counter() < until:
+            began = time.perf_counter()
+            work()
+            best = max(best, amount / (time.perf_counter() - began))
+        return best
+
+    return Pace(rate(data.max, data.nbytes), rate(lambda: square @ square, 2 * 768.0**3))
+
+
+def _accelerators() -> list[Device]:
+    if not importlib.util.find_spec("torch"):
+        return []
+    torch: Any = importlib.import_module("torch")
+    out = []
+    for kind in ("cuda", "xpu"):
+        there = getattr(torch, kind, None)
+        if there is not None and there.is_available():
+            out += [Device(f"{kind}:{k}", int(there.mem_get_info(k)[0])) for k in range(there.device_count())]
+    if torch.backends.mps.is_available():  # its memory is the machine's; it says how much of it it would use at most
+        used = int(torch.mps.driver_allocated_memory())
+        room = int(torch.mps.recommended_max_memory()) - used
+        free = memory()[0]
+        out.append(Device("mps", room if free is None else min(room, free)))
+    return out
+
+
+def _disk_free() -> int | None:
+    folder = _cache()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _cache() -> Path:
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home).expanduser() / "hub")
+
+
+def _cached(source: str) -> bool:
+    """Whether a snapshot of a hub id with weights lies on this disk."""
+    folder = _cache() / ("models--" + source.replace("/", "--")) / "snapshots"
+    return any(folder.glob("*/*.safetensors"))
