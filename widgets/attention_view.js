@@ -44,7 +44,8 @@ function scene(picture, { onpoint }) {
       width: `${100 / picture.cols}%`, height: `${100 / picture.rows}%`,
     });
   };
-  return { element: h("figure", { class: "wb-scene" }, stage, caption), caption, paint };
+  const width = `${Math.max(9, (24 * picture.width) / picture.height).toFixed(1)}rem`; // tall pictures stay on the screen
+  return { element: h("figure", { class: "wb-scene", style: { "max-width": width } }, stage, caption), caption, paint };
 }
 
 /** A waveform under heat, with a spectrogram on demand; a click plays from there. */
@@ -135,7 +136,7 @@ function build({ model, body, ask, complain, data, signal }) {
 
   // --- painting what was answered
   const captionOf = (map, unit) => (map.most > 0 ? [h("b", {}, unit(map.sum)), ` in all, at most ${unit(map.most)} in one place. `] : "Nothing. ");
-  const layersOf = (map) => (map.layers.length ? `Layers ${map.layers.join(", ")}.` : "");
+  const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
   const nats = (v) => `${v.toFixed(2)} nats`;
   const paint = () => {
     if (!shown) return;

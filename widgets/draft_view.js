@@ -161,9 +161,8 @@ function build({ model, body, ask, complain, data, signal }) {
   signal.addEventListener("abort", stop, { once: true });
   const list = h("ol", { class: "wb-rounds", "aria-label": "Rounds" }, Array.from({ length: rounds.count }, (_, r) => {
     const all = events(rounds, r);
-    rows[r] = button([h("span", { class: "no" }, String(r)), all.map(chip)], () => go(r), {
-      name: `Round ${r}: ${count(rounds.accepted[r], "draft")} of ${rounds.proposed[r]} kept. ${all.map((e) => `${visible(e.piece)} ${e.kind}`).join(", ")}`,
-    });
+    const told = `, ${count(rounds.accepted[r], "draft")} of ${rounds.proposed[r]} kept`;
+    rows[r] = button([h("span", { class: "no" }, h("span", { class: "wb-sr" }, "Round "), String(r)), all.map(chip), h("span", { class: "wb-sr" }, told)], () => go(r));
     return h("li", {}, rows[r]);
   }));
   body.append(charts(rounds, shares), whatIf(rounds, shares),

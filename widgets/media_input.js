@@ -127,7 +127,7 @@ function build({ model, body, ask, complain, data, signal }) {
     const grid = item.kind === "image" ? ` · ${item.rows}×${item.cols} patches` : "";
     return h("li", { class: "wb-card" },
       item.kind === "image" ? picture(item) : outlineOf(numbers(item.low), numbers(item.high), { label: `Waveform of ${name}` }),
-      h("h5", {}, h("bdi", {}, name)),
+      h("strong", { class: "wb-name" }, h("bdi", {}, name)),
       h("p", { class: "wb-num" }, `${item.about}${grid} · ${count(item.tokens, "token")}`),
       item.notes.map((note) => h("p", {}, safe(note))),
       h("div", { class: "wb-tools" }, tools));

@@ -73,7 +73,8 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
     const filtered = sample === -Infinity && !greedy;
     const reason = said ? "This is what it said." : reasons.branch;
     const line = button(
-      [h("code", {}, (said ? "▸" : "") + visible(name)), h("i", { style: { "--w": `${100 * Math.exp(Math.min(logprob, 0))}%` } }), h("em", {}, percent(logprob))],
+      [h("code", {}, (said ? "▸" : "") + visible(name)), h("i", { style: { "--w": `${100 * Math.exp(Math.min(logprob, 0))}%` } }), h("em", {}, percent(logprob)),
+        h("span", { class: "wb-sr" }, `, choice ${place + 1}${filtered ? ", filtered out" : ""}${said ? ", said" : ""}`)],
       async () => {
         element.setAttribute("aria-busy", "true");
         try {
@@ -88,7 +89,6 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
       {
         reason,
         title: `Say ${visible(name)} here instead, and go on from there`,
-        name: `${visible(name)}, ${percent(logprob)}, choice ${place + 1}${filtered ? ", filtered out" : ""}${said ? ", said" : ""}`,
       },
     );
     return h("li", { class: [said ? "on" : "", filtered ? "off" : ""].join(" ") }, line);
@@ -97,7 +97,7 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
     last = [k, pinned];
     if (!(k >= 0 && k < t.piece.length)) {
       element.replaceChildren(
-        h("h4", {}, "What it nearly said", back ? h("span", { class: "wb-push" }, back()) : null),
+        h("h3", {}, "What it nearly said", back ? h("span", { class: "wb-push" }, back()) : null),
         h("p", { class: "wb-note" }, t.piece.length ? "Point at a word, or reach the words with Tab and the arrow keys. Click, or Enter, keeps it."
           : "No token was generated."));
       return;
@@ -108,7 +108,7 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
     const note = !greedy && rows.some((r) => r.sample === -Infinity) ? "Crossed out: could not be drawn with these settings. " : "";
     const what = reasons.branch ? reasons.branch : "A click on another word says that instead and goes on from there.";
     element.replaceChildren(
-      h("h4", {}, `Token ${k}: ${visible(t.piece[k])}`,
+      h("h3", {}, `Token ${k}: ${visible(t.piece[k])}`,
         h("small", { class: "wb-num" }, `${percent(t.logprob[k])} · rank ${t.rank[k]} · entropy ${t.entropy[k].toFixed(2)} nats · ${source} · ${seconds(t.time[k])}`),
         h("span", { class: "wb-push" }, pinned ? h("span", { class: "wb-chip" }, "picked") : "", " ", more || "", " ", back ? back() : "")),
       h("ul", { class: "wb-alternatives" }, rows.map((r) => row(k, r))),

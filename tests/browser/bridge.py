@@ -10,8 +10,9 @@ import threading
 from widgets import esm
 from widgets.buffers import in_page
 
-PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><style>{style}</style></head><body>
-<div id="it"></div><script>
+PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A widget</title>
+<style>{style}</style></head>
+<body><main><h1>A widget</h1><div id="it"></div></main><script>
 const b64 = (b) => btoa(Array.from(new Uint8Array(b), (c) => String.fromCharCode(c)).join(""));
 const state = {state}, heard = new Map();
 const of = (event) => heard.get(event) ?? heard.set(event, new Set()).get(event);
