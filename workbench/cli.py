@@ -380,19 +380,11 @@ def _view(asked: argparse.Namespace) -> int:
 
 
 def _attend(asked: argparse.Namespace) -> int:
-    from widgets.figure import FORMATS, write
+    from widgets import figure
     from workbench.loading import load
-    from workbench.trace import Trace
 
-    if Path(asked.out).suffix.lower() not in FORMATS:
-        raise TraceError(f"--out {asked.out!r}: expected a name that ends in {', '.join(FORMATS)}.")
-    _check_writable(asked.out)
-    trace = Trace.load(asked.trace)
     with contextlib.redirect_stdout(sys.stderr):
-        a = overlay.attended(asked, trace, load)
-    write(
-        trace, overlay.mapped(asked, trace, a), asked.out, note=f"largest change in the replay {a.replay_gap:.2g} nats"
-    )
+        overlay.run(asked, load, figure, check=_check_writable)
     print(asked.out)
     return OK
 
