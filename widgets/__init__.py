@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from widgets.attention_view import AttentionView
     from widgets.bench import Workbench
+    from widgets.diff_view import DiffView
     from widgets.draft_view import DraftView
     from widgets.export import to_html
     from widgets.media_input import MediaInput
     from widgets.token_view import TokenView
 
-__all__ = ["AttentionView", "DraftView", "MediaInput", "TokenView", "Workbench", "to_html"]
+__all__ = ["AttentionView", "DiffView", "DraftView", "MediaInput", "TokenView", "Workbench", "to_html"]
 
 _WHERE = {
     "AttentionView": "widgets.attention_view",
+    "DiffView": "widgets.diff_view",
     "DraftView": "widgets.draft_view",
     "MediaInput": "widgets.media_input",
     "TokenView": "widgets.token_view",

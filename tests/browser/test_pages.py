@@ -1,7 +1,9 @@
 """Exported pages, opened from the disk in a real browser: seen, clicked, hovered, driven by keys alone."""
 
+from dataclasses import replace
+
 from tests.traces import make_trace
-from widgets import DraftView, TokenView, to_html
+from widgets import DiffView, DraftView, TokenView, to_html
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
 
@@ -112,3 +114,23 @@ def test_views_of_one_page_share_the_picked_word(open_page, tmp_path):
     tab.get_by_label("Rounds").get_by_role("button").nth(1).click()
     assert tab.locator(".wb-t[aria-selected=true]").inner_text() == " circle"
     assert tab.get_by_role("slider", name="Round").input_value() == "1"
+
+
+def test_two_answers_side_by_side(open_page, picture, tmp_path):
+    a = make_trace(tokens=9, seed=1)
+    b = make_trace(tokens=9, seed=2)
+    ids, pieces = b.tokens.token_id.copy(), list(b.tokens.piece)
+    ids[4], pieces[4], pieces[5] = 999, " on", EVIL
+    b = replace(b, tokens=replace(b.tokens, token_id=ids, piece=tuple(pieces)))
+    tab = open_page(to_html(DiffView(a, b), tmp_path / "a.html"))
+    tab.get_by_text("The answers part at token 4.").wait_for()
+    left, right = tab.get_by_role("listbox").all()
+    assert left.locator(".parts").inner_text() == " at"
+    assert right.locator(".parts").inner_text() == " on"
+    left.get_by_role("option").nth(2).click()
+    tab.get_by_text("Token 2: KL ≥").wait_for()
+    assert right.locator("[aria-selected=true]").inner_text() == " circle"
+    assert tab.locator(".wb-both table").count() == 2
+    picture(tab, "diff-light")
+    right.get_by_role("option").nth(7).hover()
+    tab.get_by_text("nothing to compare").wait_for()
