@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import TraceError
-from workbench.looks import Attention
-from workbench.readings import Recorded
-from workbench.trace import Trace
+
+if TYPE_CHECKING:
+    from workbench.looks import Attention
+    from workbench.trace import Trace
 
 __all__ = ["arguments", "attended", "chosen", "run"]
 
@@ -41,6 +42,8 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[[str], Any]
     Raises:
         WorkbenchError: There is no such word, or neither readings nor model can answer.
     """
+    from workbench.readings import Recorded
+
     tokens = [trace.index(k) for k in asked.token]
     if asked.rollout and (asked.layer is not None or asked.head is not None):
         raise TraceError("--rollout goes through all layers and heads: leave --layer and --head away.")
@@ -88,6 +91,8 @@ def run(asked: argparse.Namespace, load: Callable[[str], Any], figure: Any, chec
     Raises:
         WorkbenchError: The trace, the place or the words do not fit, said before a model is loaded.
     """
+    from workbench.trace import Trace
+
     if Path(asked.out).suffix.lower() not in figure.FORMATS:
         raise TraceError(f"--out {asked.out!r}: expected a name that ends in {', '.join(figure.FORMATS)}.")
     check(asked.out)
