@@ -1,0 +1,15 @@
+"""What the benchmark of the views counts, without a browser."""
+
+from benchmarks.views import pages, sent
+
+
+def test_one_word_s_attention_takes_about_a_byte_a_cell():
+    cells, ours, listed = sent()
+    assert cells > 4 * 15 + 750
+    assert ours < 3 * cells  # the numbers around the cells weigh something on so small a prompt
+    assert listed > 14 * cells
+
+
+def test_pages_that_are_opened_have_something_to_show():
+    for name, view in pages().items():
+        assert view.data["pieces" if "tokens" not in view.data else "tokens"], name
