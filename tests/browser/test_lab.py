@@ -131,6 +131,12 @@ def test_files_in_an_answer_out_and_a_page_that_opens_alone(lab, open_notebook, 
     tab.get_by_role("heading", name="Token 0:").wait_for()
     picture(tab, "lab-workbench", full_page=False)
 
+    # the same word where it looked
+    tab.get_by_role("tab", name="Where it looked").click()
+    tab.locator(".wb-stage[data-hottest]").first.wait_for()
+    picture(tab, "lab-where-it-looked", full_page=False)
+    tab.get_by_role("tab", name="Answer").click()
+
     # another word instead: a run of its own, and back
     tab.locator(".wb-alternatives button:not([aria-disabled])").first.click()
     tab.get_by_role("button", name="↩ back").wait_for()
