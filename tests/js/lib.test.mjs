@@ -120,3 +120,21 @@ test("heat: colours, transparency, the hottest cell", async () => {
   assert.deepEqual([...heatPixels(Uint8Array.from([0, 255]), 1)], [68, 1, 84, 31, 253, 231, 37, 255]);
   assert.deepEqual([hottest([0, 3, 3]), hottest([0, 0])], [1, -1]);
 });
+
+test("questions: answers find who asked; silence is told; leaving forgets", async () => {
+  const { asker } = await import("../../widgets/lib/view.js");
+  const heard = new Set(), sent = [];
+  const model = { on: (_, f) => heard.add(f), off: (_, f) => heard.delete(f), send: (content) => sent.push(content) };
+  const life = new AbortController();
+  const ask = asker(model, life.signal);
+  const [one, two] = [ask({ ask: "a" }), ask({ ask: "b" })];
+  const tell = (message, buffers) => heard.forEach((f) => f(message, buffers));
+  tell({ reply: sent[1].id, value: { v: { buffer: 0 } } }, ["bytes"]);
+  tell({ reply: sent[0].id, error: "No." });
+  tell({ reply: "another view's", value: 1 });
+  assert.deepEqual(await two, { v: "bytes" });
+  await assert.rejects(one, /No\./);
+  await assert.rejects(ask({ ask: "c" }, undefined, 0.01), /has not answered for 0.01 s/);
+  life.abort();
+  assert.equal(heard.size, 0);
+});

@@ -9,7 +9,10 @@ export function listen(model, event, heard, signal) {
   signal.addEventListener("abort", () => model.off(event, heard), { once: true });
 }
 
-/** A function that asks Python a question and promises the answer; an error of Python's rejects with its words. */
+/**
+ * A function that asks Python a question and promises the answer; an error of Python's rejects with its words, and so
+ * does silence of so many seconds, where they are given.
+ */
 export function asker(model, signal) {
   const waiting = new Map();
   const me = Math.random().toString(36).slice(2, 8); // several views of one model see each other's answers
@@ -23,11 +26,17 @@ export function asker(model, signal) {
     else resolve(withBuffers(message.value, buffers ?? []));
   };
   listen(model, "msg:custom", heard, signal);
-  return (question, buffers) =>
+  return (question, buffers, patience) =>
     new Promise((resolve, reject) => {
       const id = `${me}-${++last}`;
       waiting.set(id, { resolve, reject });
       model.send({ id, ...question }, undefined, buffers);
+      if (patience) {
+        setTimeout(() => {
+          if (!waiting.delete(id)) return;
+          reject(new Error(`The kernel has not answered for ${patience} s: it runs another cell, or was restarted. Try again.`));
+        }, 1000 * patience);
+      }
     });
 }
 
