@@ -1,0 +1,66 @@
+"""The pages under docs/: links lead somewhere, and what they quote from the code is in the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import workbench.errors
+from workbench import flight
+from workbench.columns import KINDS, SOURCES, Rounds, Segment, Tokens
+from workbench.trace import Trace
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+CODE = "\n".join(path.read_text("utf-8") for path in sorted((DOCS.parent / "workbench").rglob("*.py")))
+
+
+def text(name):
+    return (DOCS / name).read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page):
+    for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+        assert (DOCS / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_plain_and_within_the_line(page):
+    lines = page.read_text("utf-8").splitlines()
+    assert lines[0].startswith("# ")
+    assert max(len(line) for line in lines if not line.startswith("|")) <= 120
+
+
+def test_the_first_page_lists_all():
+    listed = re.findall(r"^\| \[([\w-]+\.md)\]", text("README.md"), re.MULTILINE)
+    assert sorted([*listed, "README.md"]) == [page.name for page in PAGES if page.name != "api.md"]
+
+
+def test_the_page_on_traces_names_every_column_kind_and_source():
+    trace, segments, drafting = text("trace.md"), text("segments.md"), text("drafting.md")
+    for column in Tokens.DTYPES:
+        assert f"`{column}`" in trace or column.startswith("top_"), column
+    for name in ("prompt", "tokens", "rounds", "images", "settings", "model", "usage", "timing", "finish", "readings"):
+        assert name in Trace.__dataclass_fields__
+        assert f"`{name}`" in trace
+    assert all(f"`{source}`" in trace for source in SOURCES)
+    assert all(f"`{kind}`" in segments for kind in KINDS)
+    assert all(name in segments for name in ("rows", "cols", "boxes", "start_ms", "end_ms") if hasattr(Segment, name))
+    assert all(f"`{name}`" in drafting for name in ("draft_logprob", "target_logprob") if name in Rounds.DTYPES)
+
+
+def test_functions_that_pages_call_exist():
+    for name in re.findall(r"flight\.(\w+)\(", text("drafting.md")):
+        assert callable(getattr(flight, name))
+    tree = re.findall(r"[├└]── (\w+)", text("errors.md"))
+    assert sorted(tree) == sorted(set(workbench.errors.__all__) - {"WorkbenchError"})
+
+
+def test_messages_that_the_page_on_errors_quotes_are_raised():
+    quoted = re.findall(r"^\| `([^`]+)`", text("errors.md"), re.MULTILINE)
+    assert len(quoted) >= 10
+    code = re.sub(r'"\s*\n\s*f?"', "", CODE)
+    for message in quoted:
+        for part in (part.strip(" ;") for part in re.split(r"…|=4|70, 140,", message)):
+            assert not part or part in code, message
