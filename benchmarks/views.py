@@ -34,7 +34,7 @@ FIRST_PAINT_MS, HOVER_MS = 200, 16
 HOVER = """async () => {
     const words = [...document.querySelectorAll(".wb-t[role=option]")];
     const took = [];
-    for (let k = 0; k < 30; k++) {
+    for (let k = 0; k < 12; k++) {
         const word = words[(k * 7) % words.length];
         await new Promise((r) => setTimeout(r, 40));
         const began = performance.now();
@@ -74,7 +74,7 @@ def measured(view: View, browser: Any, repeats: int) -> tuple[float, float]:
             context = browser.new_context(viewport={"width": 1000, "height": 900})
             tab = context.new_page()
             tab.goto(address)
-            tab.wait_for_timeout(100)
+            tab.wait_for_function(f"!isNaN(({PAINT})())")
             paints.append(float(tab.evaluate(PAINT)))
             if not isinstance(view, DraftView):
                 hovers += tab.evaluate(HOVER)
@@ -84,7 +84,7 @@ def measured(view: View, browser: Any, repeats: int) -> tuple[float, float]:
 
 def sent() -> tuple[int, int, int]:
     """Cells of one word's attention on a prompt of pictures and sound; bytes of ours; bytes as a list of JSON."""
-    trace = make_trace(tokens=4, images=((36, 60),) * 4, audio=(30.0,))
+    trace = make_trace(tokens=4, images=((168, 240),) * 4, audio=(30.0,))
     view = AttentionView(trace, Looker(trace))
     answer = view.answer({"ask": "attend", "token": 1})
     maps = [*answer["images"], *answer["sounds"], answer["words"]]

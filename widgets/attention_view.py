@@ -237,8 +237,7 @@ def _packed(made: Map, only: list[int] | None = None) -> dict[str, Any]:
         values = values[only]
     most = float(values.max(initial=0.0))
     cells = np.round(255 * np.clip(values, 0, None) / most) if most > 0 else np.zeros(len(values))
-    return {"cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers],
-            "unit": made.unit, "about": made.about}  # fmt: skip
+    return {"cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers]}
 
 
 def _name(segment: Any) -> str:
