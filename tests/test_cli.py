@@ -64,7 +64,7 @@ def model(monkeypatch):
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [[], ["ask"], ["view"], ["doctor"], ["lab"]])
+@pytest.mark.parametrize("command", [[], ["ask"], ["view"], ["doctor"], ["lab"], ["gallery"]])
 def test_help_documents_the_exit_status(command, capsys):
     assert cli.main([*command, "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())

@@ -5,6 +5,7 @@
     workbench attend a.trace --token 3 --out map.png                where it looked, as a figure
     workbench doctor                                                what works here, and what mends the rest
     workbench lab [DIR]                                             the lessons in JupyterLab
+    workbench gallery [DIR]                                         the lessons as pages
 
 Only what was asked for goes to standard output; progress, notes and errors go to standard error. ``--help`` imports
 neither torch nor Transformers.
@@ -149,6 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     lab.add_argument("folder", nargs="?", metavar="DIR", help="where to (default: gemma-workbench-notebooks, here)")
     lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
     lab.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: the first free one from 8888 on")
+
+    gallery = command("gallery", _gallery, "run the lessons and keep them as pages",
+                      "The pages open in any browser, without Python and without a network.")  # fmt: skip
+    gallery.add_argument(
+        "folder", nargs="?", default="gallery", metavar="DIR", help="where to (default: gallery, here)"
+    )
+    gallery.add_argument("--lesson", action="append", default=[], metavar="NAME",
+                         help="a lesson, by the beginning of its name (repeat it for more; default: all)")  # fmt: skip
     return parser
 
 
@@ -264,7 +273,9 @@ def _ask(asked: argparse.Namespace) -> int:
         trace.save(asked.save)
         note(f"saved {asked.save}")
     if asked.rounds:
-        print(_rounds(trace), file=sys.stderr, flush=True)
+        from workbench.flight import table
+
+        print(table(trace), file=sys.stderr, flush=True)
     if trace.finish == "stopped":
         note("stopped")
         return STOPPED
@@ -338,22 +349,6 @@ def _json(value: Any) -> str:
 
     escape = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     return json.dumps(plain(value), ensure_ascii=escape, allow_nan=False, indent=1)
-
-
-def _rounds(trace: Trace) -> str:
-    """One line a round: what was drafted, what was kept, and the target's word after it."""
-    if not len(trace.rounds):
-        return "no rounds: nothing was drafted"
-    piece = trace.tokens.top_pieces
-    r = trace.rounds
-    lines = ["round     kept  draft ms  verify ms  drafts: kept | rejected → the target's word"]
-    for k in range(len(r)):
-        n, kept = int(r.proposed[k]), int(r.accepted[k])
-        drafts = [piece.get(int(i), f"<{int(i)}>") for i in r.draft_ids[k][:n]]
-        after = piece.get(int(r.emitted_id[k]), f"<{int(r.emitted_id[k])}>") if r.emitted_id[k] >= 0 else "(end)"
-        said = f"{''.join(drafts[:kept])!r} | {''.join(drafts[kept:])!r} → {after!r}"
-        lines.append(f"{k:>5}  {kept:>3} / {n:<2} {r.draft_s[k] * 1e3:>8.1f}  {r.verify_s[k] * 1e3:>9.1f}  {said}")
-    return "\n".join(lines)
 
 
 # --- view, doctor, plan, quantize, lab --------------------------------------------------------------------------------
@@ -439,6 +434,14 @@ def _lab(asked: argparse.Namespace) -> int:
         print(address, file=sys.stdout if asked.no_browser else sys.stderr, flush=True)
 
     return lessons.run(done.folder, browser=not asked.no_browser, port=asked.port, say=say)
+
+
+def _gallery(asked: argparse.Namespace) -> int:
+    from widgets.gallery import build
+
+    pages = build(asked.folder, names=asked.lesson, say=_note)
+    print(pages[0])
+    return OK
 
 
 if __name__ == "__main__":

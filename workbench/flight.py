@@ -31,6 +31,7 @@ __all__ = [
     "kept",
     "other_length",
     "piece_kind",
+    "table",
     "tokens_a_round",
     "verdict",
 ]
@@ -185,6 +186,22 @@ class Speedup:
 
     def __str__(self) -> str:
         return f"{self.ratio:.2f}× (95 % {self.low:.2f} to {self.high:.2f}, {len(self.plain_s)} pairs)"
+
+
+def table(trace: Trace) -> str:
+    """One line a round: what was drafted, what was kept, and the target's word after it; for a terminal."""
+    if not len(trace.rounds):
+        return "no rounds: nothing was drafted"
+    piece = trace.tokens.top_pieces
+    r = trace.rounds
+    lines = ["round     kept  draft ms  verify ms  drafts: kept | rejected → the target's word"]
+    for k in range(len(r)):
+        n, kept = int(r.proposed[k]), int(r.accepted[k])
+        drafts = [piece.get(int(i), f"<{int(i)}>") for i in r.draft_ids[k][:n]]
+        after = piece.get(int(r.emitted_id[k]), f"<{int(r.emitted_id[k])}>") if r.emitted_id[k] >= 0 else "(end)"
+        said = f"{''.join(drafts[:kept])!r} | {''.join(drafts[kept:])!r} → {after!r}"
+        lines.append(f"{k:>5}  {kept:>3} / {n:<2} {r.draft_s[k] * 1e3:>8.1f}  {r.verify_s[k] * 1e3:>9.1f}  {said}")
+    return "\n".join(lines)
 
 
 def verdict(trace: Trace, speedup: Speedup | None = None) -> str:
