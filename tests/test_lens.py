@@ -94,6 +94,11 @@ def test_it_can_be_kept(model, trace, tmp_path):
     recorded = Recorded(workbench.Trace.load(tmp_path / "a.trace"))
     again = recorded.lens(trace)
     assert again.words(token=4) == lenses[0].words(token=4)
+    part = recorded.lens(trace, tokens=-2, top=2)
+    assert part.positions.tolist() == [len(trace.prompt) + 3]
+    assert part.words(token=4) == [row[:2] for row in again.words(token=4)]
+    with pytest.raises(TraceError, match="holds 5 words"):
+        recorded.lens(trace, top=6)
     assert np.array_equal(recorded.lens(trace, "image").grid(2), lenses[1].grid(2))
     with pytest.raises(TraceError, match="no lens over audio 0"):
         recorded.lens(trace, "audio")

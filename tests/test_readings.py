@@ -7,7 +7,7 @@ import pytest
 
 from tests.traces import INFO, make_trace
 from workbench.errors import Incompatible, TraceError
-from workbench.readings import Attention, Inspector, Layer, Map, Recorded, can, keep, rank_correlation
+from workbench.readings import Attention, Inspector, Layer, Lens, Map, Recorded, can, keep, rank_correlation
 
 # The trace: <bos> and three more of control, then an image of 3 × 5 patches at 5 to 20, one of 4 × 1 at 22 to 26, a
 # sound of 33 frames at 28 to 61, six words at 62 to 68, five control tokens, and seven generated tokens from 73 on.
@@ -176,6 +176,27 @@ def test_kept_readings_answer_for_the_model():
         recorded.attend(TRACE, of="drafter")
     with pytest.raises(TraceError, match="holds no attention"):
         Recorded(TRACE).attend(TRACE)
+
+
+def test_a_kept_lens_gives_parts_of_itself():
+    shape = (2, N)
+    lens = Lens(
+        positions=np.arange(T - 1, K - 1), layers=[-1, 0], final_ids=np.arange(N), rank=np.zeros(shape),
+        top_ids=np.arange(2 * N * 3).reshape(2, N, 3), top_logprob=-np.ones((2, N, 3)), logprob=np.zeros(shape),
+        kl=np.zeros(shape), pieces={i: f"w{i}" for i in range(2 * N * 3)}, over="answer", media=0,
+        segments=(*TRACE.prompt.segments, *TRACE.segments), prompt_tokens=T, identity=INFO.identity,
+    )  # fmt: skip
+    recorded = Recorded(keep(TRACE, lens))
+    part = recorded.lens(TRACE, tokens=-2, top=2)
+    assert part.positions.tolist() == [T + 4]
+    assert part.top_ids.tolist() == [[[15, 16]], [[36, 37]]]
+    assert part.words(token=5) == [[("w15", -1), ("w16", -1)], [("w36", -1), ("w37", -1)]]
+    with pytest.raises(TraceError, match="holds 3 words a place"):
+        recorded.lens(TRACE, top=4)
+    with pytest.raises(TraceError, match="token=9"):
+        recorded.lens(TRACE, tokens=9)
+    with pytest.raises(TraceError, match="no lens over image 0"):
+        recorded.lens(TRACE, "image")
 
 
 @pytest.mark.parametrize("name", ["positions", "layer_1", "starts"])

@@ -7,15 +7,15 @@ last, so what a lens shows there is a hint, not a thought.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.columns import Segment
 from workbench.errors import TraceError
-from workbench.maps import all_segments, frozen, places
+from workbench.maps import all_segments, frozen, places, several
 
 if TYPE_CHECKING:
     from workbench.trace import Trace
@@ -87,6 +87,25 @@ class Lens:
         if not len(found):
             raise TraceError(f"token={token!r}, position={position!r}: this lens holds positions {self.positions}.")
         return int(found[0])
+
+    def only(self, *, tokens: int | Sequence[int] | None = None, top: int | None = None) -> Lens:
+        """A part: some generated tokens, or the first ``top`` words a place.
+
+        Raises:
+            TraceError: It does not hold so much.
+        """
+        if top is not None and not 1 <= top <= self.top_ids.shape[-1]:
+            raise TraceError(f"top={top!r}: this lens holds {self.top_ids.shape[-1]} words a place.")
+        at = np.arange(len(self.positions))
+        if tokens is not None:
+            generated = max((s.stop for s in self.segments), default=0) - self.prompt_tokens
+            chosen = [k % generated if -generated <= k < 0 else k for k in several("tokens", tokens)]
+            at = np.array([self.index(token=k) for k in chosen])
+        return replace(
+            self, positions=self.positions[at], final_ids=self.final_ids[at], rank=self.rank[:, at],
+            logprob=self.logprob[:, at], kl=self.kl[:, at], top_ids=self.top_ids[:, at, :top],
+            top_logprob=self.top_logprob[:, at, :top],
+        )  # fmt: skip
 
     def words(self, *, token: int | None = None, position: int | None = None) -> list[list[tuple[str, float]]]:
         """For each layer, the nearest tokens' texts and logprobs in nats, likeliest first."""

@@ -437,8 +437,8 @@ class Attention:
         return (total / np.maximum(admitted, 1) if reduce == "mean" else total).mean(0)
 
     def _about(self, token: Picks, position: Picks, layer: Any, head: Picks, reduce: str, sinks: bool) -> str:
-        if position is not None:
-            query = f"position {listed(position)}"
+        if position is not None or (token is None and not len(self.tokens)):
+            query = f"position {listed(self.positions.tolist() if position is None else position)}"
         else:
             ks = self.tokens.tolist() if token is None else several("token", token)
             said = "".join(self.pieces[self.prompt_tokens :][k] for k in ks[:6]).strip()

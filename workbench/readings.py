@@ -133,7 +133,7 @@ class Recorded:
     def attend(
         self, trace: Trace, layers: int | Sequence[int] | None = None, heads: int | Sequence[int] | None = None,
         tokens: int | Sequence[int] | None = None, *, positions: Sequence[int] | None = None, rollout: bool = False,
-        of: str = "model",
+        of: str = "model", stop: Any = None,  # noqa: ARG002 (the signature of LoadedModel's; nothing here takes long)
     ) -> Attention:  # fmt: skip
         """The attention that was kept, or a part of it.
 
@@ -150,22 +150,25 @@ class Recorded:
             positions = [int(a.positions[r]) for r in a.rows(tokens)]
         return a.only(positions=positions, layers=layers, heads=heads)
 
-    def lens(self, trace: Trace, over: str = "answer", media: int = 0) -> Lens:
-        """The lens that was kept over the answer, the prompt, an image or a sound.
+    def lens(
+        self, trace: Trace, over: str = "answer", media: int = 0, *, tokens: int | Sequence[int] | None = None,
+        top: int | None = None, stop: Any = None,  # noqa: ARG002 (as for attend)
+    ) -> Lens:  # fmt: skip
+        """The lens that was kept over the answer, the prompt, an image or a sound, or a part of it.
 
         Raises:
             TraceError: None was kept.
         """
         for reading in self._asked("lens", trace):
             if (reading["meta"].get("over"), reading["meta"].get("media")) == (over, media):
-                return Lens.from_reading(reading, self.trace)
+                return Lens.from_reading(reading, self.trace).only(tokens=tokens, top=top)
         raise TraceError(f"This trace holds no lens over {over} {media}; it holds {sorted(self.trace.readings)}.")
 
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
-        how: str | None = None,
+        how: str | None = None, tile: int | None = None, stop: Any = None,  # noqa: ARG002 (as for attend)
     ) -> Occlusion:  # fmt: skip
-        """The occlusion that was kept for the same token or tokens.
+        """The occlusion that was kept for the same token or tokens, with the tiles it was made with.
 
         Raises:
             TraceError: None was kept.
