@@ -127,22 +127,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "say what works on this machine, and what mends the rest",
                      "Nothing is fetched. The exit status is 1 when something is broken.")  # fmt: skip
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    doctor.add_argument("--selftest", action="store_true", help="try pocket on every device, in every scheme")
     doctor.add_argument("--quick", action="store_true", help="do not ask pocket a question")
 
-    plan = command("plan", _plan, "say what would be loaded here, and whether it fits",
-                   "Nothing is fetched. The exit status is 1 when it does not fit.")  # fmt: skip
+    plan = command("plan", _plan, "say what would be loaded here, and whether it fits", "Nothing is fetched.")
     plan.add_argument("name", nargs="?", default="pocket", help="a known name, a folder or a hub id")
     plan.add_argument("--quantization", metavar="NAME", help="none, int8, int4 or int4+16 (default: what is best here)")
     plan.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: what is best here)")
     plan.add_argument("--context", type=_whole(1), metavar="N", help="tokens of context to count (default: 8192)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
-    quantize = command("quantize", _quantize, "write a model's weights packed, so that later loads are quick",
-                       "The folder it writes is one that `workbench.load` opens.")  # fmt: skip
+    quantize = command("quantize", _quantize, "write a model's weights packed", "The folder opens with `load`.")
     quantize.add_argument("name", help="a known name, a folder or a hub id")
     quantize.add_argument("--to", required=True, metavar="DIR", help="the folder to write")
-    quantize.add_argument("--scheme", default="int4", metavar="NAME",
-                          help="int4 (default), int4+16 (embedding in 16 bit) or int8")  # fmt: skip
+    quantize.add_argument("--scheme", default="int4", metavar="NAME", help="int4 (default), int4+16 or int8")
     quantize.add_argument("--revision", metavar="NAME", help="of a hub id: branch, tag or commit")
 
     lab = command("lab", _lab, "open the lessons in JupyterLab",
@@ -387,8 +385,12 @@ def _attend(asked: argparse.Namespace) -> int:
 def _doctor(asked: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from workbench import doctor
+    from workbench import doctor, selftest
 
+    if asked.selftest:
+        results = selftest.run(report=lambda r: _note(f"{r.device}, {r.scheme}: {r.wrong or 'ok'}"))
+        print(_json([asdict(r) for r in results]) if asked.json else selftest.table(results))
+        return FAILED if any(r.wrong for r in results) else OK
     facts = doctor.probe()
     found = doctor.findings(facts)
     able = not facts.torch_error and all(facts.versions.get(name) for name in doctor.EXTRAS["model"])

@@ -19,7 +19,7 @@ from workbench.catalog import find
 from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.loading import check_versions, fetched
 
-__all__ = ["quantize"]
+__all__ = ["Files", "quantize"]
 
 _FILE = 2 << 30  # bytes of weights in one file of the result
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".h5", ".msgpack", ".index.json")
@@ -99,7 +99,7 @@ def _write(source: Path, files: list[Path], part: Path, scheme: str, report: Cal
         model = AutoModelForMultimodalLM.from_config(config)
     try:
         plan = planned(model, scheme, stored(model, [str(f) for f in files]))
-        named, total, out = renamer(model), grid.Rounding(), _Files(part)
+        named, total, out = renamer(model), grid.Rounding(), Files(part)
         for number, file in enumerate(files):
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (a safetensors file is no mapping)
@@ -138,7 +138,7 @@ def _write(source: Path, files: list[Path], part: Path, scheme: str, report: Cal
     return words
 
 
-class _Files:
+class Files:
     """Writes tensors into files of at most 2 GB, with the index that Transformers reads."""
 
     def __init__(self, folder: Path) -> None:
