@@ -12,7 +12,10 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-RUN = ("02_picture_tokens", "03_sound_tokens", "04_next_word", "08_drafts")
+RUN = (
+    "02_picture_tokens", "03_sound_tokens", "04_next_word", "05_where_it_looks", "06_attention_or_not", "08_drafts",
+)  # fmt: skip
+LAB = "lab_90"
 PICTURES = ("application/vnd.plotly.v1+json", "image/png", "text/html")
 
 
@@ -23,7 +26,7 @@ def cells(name):
 # jupyter_client and zmq leave their sockets to the garbage collector
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", [*RUN, LAB])
 def test_a_lesson_runs_from_top_to_bottom(name, tmp_path):
     shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
     notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
@@ -62,6 +65,16 @@ def test_every_exercise_of_a_lesson_stands_in_it(name):
     assert code.count("answer = ...") == len(asked)
     prose = "\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
     assert all(f"**Exercise {one}" in prose for one in asked)
+
+
+def test_the_lab_has_ninety_minutes_and_ends_with_the_report():
+    prose = "\n".join(cell.source for cell in cells(LAB) if cell.cell_type == "markdown")
+    code = "\n".join(cell.source for cell in cells(LAB) if cell.cell_type == "code")
+    assert sum(map(int, re.findall(r"^## \d\. .*\((\d+) minutes\)", prose, re.MULTILINE))) == 90
+    asked = re.findall(r'lessons\.check\("([\d.]+)", answer\)', code)
+    assert set(asked) <= set(lessons.exercises())
+    assert str(tuple(asked)).replace("'", '"') in code  # what is looked for before the report is written
+    assert "lessons.report(names)" in code
 
 
 def test_no_lesson_is_left_out():

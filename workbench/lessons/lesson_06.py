@@ -1,0 +1,78 @@
+"""Exercises of lesson 06: is attention an explanation?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from workbench.lessons.exercises import Wrong, called, exercise, numbers, whole
+
+__all__: list[str] = []
+
+
+@exercise(
+    "06.1", "the patch that mattered most",
+    hints=(
+        "hidden.values has what the answer loses when each patch is hidden. Where is it largest?",
+        "argmax counts patch by patch; numpy.unravel_index(number, hidden.values.shape) makes (row, column) of it.",
+    ),
+    solution="""
+import numpy as np
+import workbench
+from workbench.pocket.examples import SCENE
+
+model = workbench.load()
+trace = model.ask("What is at the top left?", images=[SCENE], temperature=0)
+hidden = model.occlude(trace)
+answer = np.unravel_index(hidden.values.argmax(), hidden.values.shape)
+""",
+)  # fmt: skip
+def worst(answer: Any) -> str:
+    """The (row, column) that the answer about SCENE's top left loses most without."""
+    from workbench.loading import load
+    from workbench.pocket.examples import SCENE
+
+    if not isinstance(answer, (tuple, list, np.ndarray)) or np.shape(answer) != (2,):
+        raise Wrong(f"{answer!r:.60} is no place; expected two numbers, (row, column).")
+    row, col = (whole(n, "Your answer") for n in answer)
+    model = load(progress=False)
+    values = model.occlude(model.ask("What is at the top left?", images=[SCENE], temperature=0)).values
+    if not (0 <= row < values.shape[0] and 0 <= col < values.shape[1]):
+        raise Wrong(
+            f"There is no patch ({row}, {col}): the grid has {values.shape[0]} rows and {values.shape[1]} columns."
+        )
+    if values[row, col] < values.max() - 1e-3:
+        raise Wrong(
+            f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2f} nats. Another one costs more."
+        )
+    return f"Without patch ({row}, {col}) the answer becomes {np.exp(values[row, col]):,.1f} times less probable."
+
+
+@exercise(
+    "06.2", "how far two maps agree",
+    hints=(
+        "Replace every number by its rank in its own map: the smallest becomes 0. argsort of argsort does that.",
+        "Then it is the usual correlation of the two rows of ranks: numpy.corrcoef(a, b)[0, 1].",
+    ),
+    solution="""
+import numpy as np
+
+def answer(a, b):
+    rank_a, rank_b = (np.argsort(np.argsort(one.ravel())) for one in (a, b))
+    return np.corrcoef(rank_a, rank_b)[0, 1]
+""",
+)  # fmt: skip
+def agreement(answer: Any) -> str:
+    """A function of two maps that returns the correlation of their ranks."""
+    rng = np.random.default_rng(6)
+    a = rng.permutation(12.0 * np.arange(12)).reshape(3, 4)
+    for name, b in (
+        ("itself, squared", a**2),
+        ("minus itself", -a),
+        ("another map", rng.permutation(a.ravel()).reshape(3, 4)),
+    ):
+        ranks = [np.argsort(np.argsort(one.ravel())) for one in (a, b)]
+        shown = f"answer(a, b) where b is {name}"
+        numbers(called(answer, a, b, shown=shown), float(np.corrcoef(ranks[0], ranks[1])[0, 1]), shown, within=1e-6)
+    return "Ranks do not care about the scale, so nats and shares of attention can be compared."
