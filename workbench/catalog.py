@@ -53,7 +53,7 @@ _POCKET = Path(__file__).parent / "pocket"
 CATALOG = {
     entry.name: entry
     for entry in (
-        Entry("pocket", str(_POCKET / "weights"), local=True),
+        Entry("pocket", str(_POCKET / "weights"), local=True, drafter=str(_POCKET / "drafter")),
         Entry("gemma-4-e2b", "google/gemma-4-E2B-it", 11.4, drafter="google/gemma-4-E2B-it-assistant", eight=5.7,
               four=2.9),
         Entry("gemma-4-e4b", "google/gemma-4-E4B-it", 17.9, drafter="google/gemma-4-E4B-it-assistant", eight=8.9,

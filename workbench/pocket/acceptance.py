@@ -35,7 +35,9 @@ class Acceptance:
 
     def by_position(self, group: str) -> list[float]:
         """Share of drafts kept at each position of a round, of those that were judged."""
-        return np.nanmean(np.array(self.kept[group]), axis=0).tolist()
+        shares = np.array(self.kept[group])
+        judged = (~np.isnan(shares)).sum(0)
+        return np.divide(np.nansum(shares, 0), judged, out=np.full(len(judged), np.nan), where=judged > 0).tolist()
 
     def tokens_a_round(self, group: str) -> float:
         """Mean tokens a verification emits."""

@@ -23,8 +23,8 @@ sound frames, the same control tokens), so everything the workbench shows of it,
 - Answers in English, in one fixed form each; to anything else it says that it only knows shapes, digits and sounds.
 
 It starts with the eyes of a retina and the ears of a cochlea (`senses.py`: patches as their lowest cosines, sound frames
-as a bank of band filters); everything else, and those too from there on, is learnt in two stages (CONTRIBUTING.md has the
-commands): crowded pictures and few questions first, then every question, with two helpers that are thrown away
+as a bank of band filters); everything else, and those too from there on, is learnt in three stages (CONTRIBUTING.md has the
+commands): crowded pictures and few questions first, then sounds, then every question, with two helpers that are thrown away
 afterwards, one that reads shapes off image tokens and one that reads words off sound tokens half-way through the network.
 
 Measured by `python -m workbench.pocket.evaluate`: exact match of the whole greedy answer on held-out scenes, voices and

@@ -115,7 +115,7 @@ def draft_logits(drafter, target, data: dict, states: tuple, steps: int = 4) -> 
             use_cache=False,
         ).last_hidden_state
         state = drafter.post_projection(out)
-        start = torch.arange(count - step - 1)
+        start = torch.arange(max(0, count - step - 1))
         goes_on = (data["which"][start] == data["which"][start + step + 1]) & (
             cols[start] + step + 1 == cols[start + step + 1]
         )

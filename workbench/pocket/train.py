@@ -66,6 +66,10 @@ STAGES = {
         steps=1200, look=0.3, hear=1.0,
         mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
     ),
+    3: Recipe(
+        steps=500, muon=0.012, adam=6e-4, look=0.1, hear=0.3,
+        mix=Mix(rows=24, length=160, image=0.62, both=0.1, audio=0.25, text=0.03, budget=154, most=6),
+    ),
 }  # fmt: skip
 
 
@@ -387,15 +391,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, help="default: as the stage has them")
     parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--muon", type=float, default=defaults.muon, help="learning rate of the layers' matrices")
-    parser.add_argument("--adam", type=float, default=defaults.adam, help="learning rate of everything else")
+    parser.add_argument("--muon", type=float, help="learning rate of the layers' matrices; default: the stage's")
+    parser.add_argument("--adam", type=float, help="learning rate of everything else; default: the stage's")
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--stage", type=int, choices=tuple(STAGES), default=1,
-        help="1: crowded pictures and few questions, to see and hear; 2: all of it, from --begin's weights",
+        help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; 3: all questions",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     args = parser.parse_args()
@@ -403,7 +407,8 @@ def main() -> None:
     interruptible()
     stage = STAGES[args.stage]
     recipe = replace(
-        stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon, adam=args.adam, begin=args.begin
+        stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon or stage.muon,
+        adam=args.adam or stage.adam, begin=args.begin,
     )  # fmt: skip
     try:
         train(recipe, args.out, args.export, stop_after=args.stop_after)

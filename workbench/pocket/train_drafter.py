@@ -28,7 +28,7 @@ class DraftRecipe(Recipe):
         target: hash of the target's weights; a drafter of another target is not gone on with.
     """
 
-    steps: int = 900
+    steps: int = 450
     seed: int = 11
     muon: float = 0.02
     adam: float = 2e-3
@@ -66,6 +66,8 @@ def train_drafter(
     processor, target = evaluate.load(weights)
     target.requires_grad_(False)
     model = d.build_drafter(target, recipe.seed)
+    if recipe.begin:
+        model.load_state_dict(d.load_drafter(Path(recipe.begin)).state_dict())
     model.config.target_weights = digest  # so that a drafter of other weights is noticed
     optimizer = Optimizer(model, recipe.muon, recipe.adam)
     path = out / "checkpoint.pt"
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the target")
     parser.add_argument("--out", type=Path, default=Path("runs/drafter"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=DRAFTER, help="where the finished drafter goes")
+    parser.add_argument("--begin", default="", help="a drafter of earlier weights to go on from; none: random weights")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -140,7 +143,11 @@ def main() -> None:
     interruptible()
     try:
         train_drafter(
-            DraftRecipe(steps=args.steps, seed=args.seed), args.weights, args.out, args.export, args.stop_after
+            DraftRecipe(steps=args.steps, seed=args.seed, begin=args.begin),
+            args.weights,
+            args.out,
+            args.export,
+            args.stop_after,
         )
     except Incompatible as error:
         raise SystemExit(str(error)) from None
