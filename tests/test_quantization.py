@@ -225,7 +225,7 @@ def test_the_official_packed_form_is_repacked_exactly_and_stays_packed(tmp_path,
 
 
 def test_unknown_names_and_missing_packages():
-    with pytest.raises(ModelError, match=r"int4, int4\+16, int8"):
+    with pytest.raises(ModelError, match=r"one of none, int8, int4\+16, int4"):
         workbench.load("pocket", quantization="int3")
     with pytest.raises(ModelError, match="pip install bitsandbytes"):
         workbench.load("pocket", quantization="nf4", progress=False)
