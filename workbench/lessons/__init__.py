@@ -11,8 +11,8 @@
 
 from workbench.lessons.checking import Checked, check
 from workbench.lessons.copies import FOLDER, Copied, command, copy, run, source
-from workbench.lessons.exercises import Exercise, exercises
 from workbench.lessons.handin import collect, report
+from workbench.lessons.registry import Exercise, exercises
 
 __all__ = [
     "FOLDER",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.lessons.exercises import Wrong, find
+from workbench.lessons.registry import Wrong, find
 
 __all__ = ["RECORD", "Checked", "check", "is_row", "read", "write"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import __version__
 from workbench.errors import WorkbenchError
 from workbench.lessons.checking import is_row, read
-from workbench.lessons.exercises import exercises
+from workbench.lessons.registry import exercises
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from workbench.columns import Segment
-from workbench.lessons.exercises import Wrong, called, exercise, numbers, whole
+from workbench.lessons.registry import Wrong, called, exercise, numbers, whole
 from workbench.media.images import patch_grid
 
 __all__: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.lessons.exercises import Wrong, called, exercise, numbers, whole
+from workbench.lessons.registry import Wrong, called, exercise, numbers, whole
 
 __all__: list[str] = []
 
