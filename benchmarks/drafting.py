@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -85,36 +84,38 @@ def foreseeing(model: LoadedModel, truth: Trace, right: float = 0.8) -> Iterator
     """Let the drafter say what the model is going to say, this often; its work is done all the same."""
     import torch
 
-    head, inner = model.drafter.lm_head, model.drafter.model
+    drafter = model.drafter
     ids, start = truth.tokens.token_id, len(truth.prompt)
     known = np.random.default_rng(0).random(len(ids)) < right
-    step, position = 0, -1
-    real = inner.forward
+    position, step = 0, -1  # of the round, and of the draft within it
 
-    def forward(**inputs: Any) -> Any:
-        nonlocal step, position
-        here = int(inputs["position_ids"][0, 0])
-        step = step + 1 if here == position else 0
-        position = here
-        return real(**inputs)
+    def where(_: Any, args: tuple[Any, ...]) -> None:
+        nonlocal position
+        position = int(args[1][0, 0])
+
+    def next_draft(*_: Any) -> None:
+        nonlocal step
+        step += 1
+
+    def next_round(*_: Any) -> None:
+        nonlocal step
+        step = -1
 
     def say(_: Any, __: Any, logits: torch.Tensor) -> torch.Tensor:
-        nonlocal position
         at = position - start + 1 + step
         if 0 <= at < len(ids) and known[at]:
             logits[..., int(ids[at])] = 100.0
         return logits
 
-    def fresh_round(*_: Any) -> None:
-        nonlocal position
-        position = -1
-
-    hooks = [head.register_forward_hook(say), model.transformer.lm_head.register_forward_hook(fresh_round)]
-    inner.forward = forward
+    hooks = [
+        drafter.model.rotary_emb.register_forward_pre_hook(where),
+        drafter.pre_projection.register_forward_pre_hook(next_draft),
+        model.transformer.lm_head.register_forward_hook(next_round),
+        drafter.lm_head.register_forward_hook(say),
+    ]
     try:
         yield
     finally:
-        inner.forward = real
         for hook in hooks:
             hook.remove()
 
@@ -168,28 +169,27 @@ def measured(name: str, args: argparse.Namespace) -> list[Row]:
     repeats = 1 if args.quick else args.repeats if name == "pocket" else max(args.repeats // 3, 1)
     much = {"repeats": repeats, "warm_up": 0 if args.quick else 1}
     if name == "pocket":
-        return drafted_rows(workbench.load(progress=False), name, list(TASKS), much, own=True)
+        return drafted_rows(workbench.load(progress=False), name, args.tasks, much, own=True)
     from workbench.pocket.drafter import build_drafter
 
     plain = shapes.build(name)
     drafter = build_drafter(plain.transformer).eval().requires_grad_(requires_grad=False)
     model = LoadedModel(plain.transformer, plain.processor, plain.info, drafter=drafter)
-    TASKS["story"]["max_new_tokens"] = 8 if args.quick else 48
-    return drafted_rows(model, name, ["story"], much, own=False)
+    TASKS["long"] = {**TASKS["story"], "max_new_tokens": 8 if args.quick else 48}
+    return drafted_rows(model, name, ["long"], much, own=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     parser = arguments(__doc__, repeats=15)
     parser.add_argument("--shapes", nargs="+", default=["pocket", "300M"], choices=["pocket", *shapes.SHAPES])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), help="on pocket")
     parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: one thread, its seconds of CPU")
     args = parser.parse_args(argv)
     rows: list[Row] = []
     with clock(cpu=args.cpu_time):
-        began = time.perf_counter()
         for name in args.shapes:
             rows += measured(name, args)
-        print(f"{time.perf_counter() - began:.0f} s")
         return finish(rows, args)
 
 

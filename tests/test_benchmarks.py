@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import decode, load, measure, shapes  # noqa: E402
+from benchmarks import decode, drafting, load, measure, shapes  # noqa: E402
 
 TINY = replace(shapes.SHAPES["300M"], name="tiny", layers=6, hidden=64, intermediate=96, heads=2, kv_heads=1,
                head_dim=32, full_head_dim=64, window=48, vocab=1100)  # fmt: skip
@@ -35,6 +35,18 @@ def test_load(tmp_path, capsys):
     ]  # fmt: skip
     assert rows[0]["heavy"] == []
     assert rows[3]["same"]
+
+
+def test_drafting(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
+    rows = run(drafting.main, tmp_path, capsys, "--shapes", "pocket", "tiny", "--tasks", "word")
+    assert {row["against"] for row in rows} == {"draft=0", "assistant_model=", "top=1"}
+    assert all(row["same_tokens"] for row in rows if row["against"] != "top=1")
+    drafted = [row for row in rows if "kept" in row]
+    assert len(drafted) == 10
+    for shape in ("pocket", "tiny"):  # the drafter knows its model; the foreseeing one is told four tokens in five
+        mine = [row for row in drafted if row["shape"] == shape]
+        assert sum(row["kept"] for row in mine) > 0.4 * sum(row["proposed"] for row in mine)
 
 
 @pytest.mark.parametrize(("name", "more"), [("pocket", []), ("tiny", ["--cpu-time"])])

@@ -50,7 +50,8 @@ def build_drafter(target, seed: int = 0):
     with torch.no_grad():
         words = target.get_input_embeddings().weight.float()
         _, _, basis = torch.linalg.svd(words, full_matrices=False)
-        drafter.lm_head.weight.copy_(words @ basis[: DRAFT_SHAPE["hidden_size"]].T)
+        narrow = words @ basis[: DRAFT_SHAPE["hidden_size"]].T
+        drafter.lm_head.weight[:, : narrow.shape[1]].copy_(narrow)
         for layer in drafter.model.layers:
             layer.self_attn.q_norm.weight.fill_(layer.self_attn.head_dim**-0.25)
     return drafter
