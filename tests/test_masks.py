@@ -19,7 +19,7 @@ def by_hand(types, window):
         blocks.append(block if vision else None)
     full = [[k <= q for k in range(T)] for q in range(T)]
     sliding = [
-        [abs(q - k) < window and (k <= q or (blocks[q] is not None and blocks[q] == blocks[k])) for k in range(T)]
+        [q - k < window and (k <= q or (blocks[q] is not None and blocks[q] == blocks[k])) for k in range(T)]
         for q in range(T)
     ]
     return torch.tensor(full), torch.tensor(sliding)
@@ -90,27 +90,39 @@ def _attentions(model, types):
         ).attentions  # fmt: skip
 
 
-def test_stock_masks_are_wrong_and_the_correction_is_right(transformer):
-    """What eager attention really gives weight to, with two images, a sound and a prompt past the window."""
-    types = [0] * 4 + [1] * 60 + [0] * 5 + [3] * 20 + [0] * 3 + [1] * 50 + [0] * 30
-    window = transformer.config.text_config.sliding_window
-    assert len(types) > window
-    full, sliding = by_hand(types, window)
-    stock = _attentions(transformer, types)
-    assert masks.correct(transformer)
-    assert masks.correct(transformer), "a second call changes nothing"
-    ours = _attentions(transformer, types)
-    kinds = transformer.config.text_config.layer_types
-    for kind, theirs, weights in zip(kinds, stock, ours, strict=True):
+TWO_IMAGES = [0] * 4 + [1] * 60 + [0] * 5 + [3] * 20 + [0] * 3 + [1] * 50 + [0] * 30
+LONG_IMAGE = [0] * 4 + [1] * 130 + [0] * 30  # longer than the window, as 1,120 tokens are in 12B
+
+
+def _sees_what_it_should(transformer, types, attentions):
+    full, sliding = by_hand(types, transformer.config.text_config.sliding_window)
+    for kind, weights in zip(transformer.config.text_config.layer_types, attentions, strict=True):
         allowed = full if kind == "full_attention" else sliding
         assert torch.equal((weights[0] > 0).any(0) | ~allowed, torch.ones_like(allowed)), "an allowed key was masked"
         assert not (weights[0] > 0).any(0)[~allowed].any(), "a forbidden key was seen"
+
+
+def test_stock_masks_are_wrong_and_the_correction_is_right(transformer):
+    """What eager attention really gives weight to, with two images, a sound and a prompt past the window."""
+    types = TWO_IMAGES
+    assert len(types) > transformer.config.text_config.sliding_window
+    full, _ = by_hand(types, transformer.config.text_config.sliding_window)
+    stock = _attentions(transformer, types)
+    assert masks.correct(transformer)
+    assert masks.correct(transformer), "a second call changes nothing"
+    _sees_what_it_should(transformer, types, _attentions(transformer, types))
+    for kind, theirs in zip(transformer.config.text_config.layer_types, stock, strict=True):
         if kind == "full_attention":
-            assert (theirs[0] > 0).any(0)[~allowed].any(), "the stock masks are right now: drop the correction"
+            assert (theirs[0] > 0).any(0)[~full].any(), "the stock masks are right now: drop the correction"
 
 
-def test_forward_with_our_masks_equals_the_corrected_forward(transformer):
-    types = [0] * 4 + [1] * 60 + [0] * 5 + [3] * 20 + [0] * 3 + [1] * 50 + [0] * 30
+def test_the_correction_of_an_image_longer_than_the_window(transformer):
+    masks.correct(transformer)
+    _sees_what_it_should(transformer, LONG_IMAGE, _attentions(transformer, LONG_IMAGE))
+
+
+@pytest.mark.parametrize("types", [TWO_IMAGES, LONG_IMAGE], ids=["two images", "image longer than the window"])
+def test_forward_with_our_masks_equals_the_corrected_forward(transformer, types):
     masks.correct(transformer)
     transformer.set_attn_implementation("sdpa")
     embedded, t = _embedded(transformer, types), torch.tensor([types])

@@ -3,9 +3,10 @@
 The rule, for a query at position q and a key at position k:
 
     full layers      k <= q
-    sliding layers   |q - k| < window  and  (k <= q  or  q and k lie in the same image or video-frame block)
+    sliding layers   q - k < window  and  (k <= q  or  q and k lie in the same image or video-frame block)
 
-Images are read in both directions, on sliding layers only and inside the window; sound and text are causal everywhere.
+Images are read in both directions, on sliding layers only; sound and text are causal everywhere. The window bounds how
+far a query looks back; ahead it sees to the end of its own image, also of one longer than the window.
 
 Transformers 5.20 to 5.23 builds other masks for ``gemma4_unified`` with a dynamic cache: its model's ``forward`` lays
 the blocks over full layers too, and beyond the window on sliding ones. The right ones
@@ -67,13 +68,13 @@ def build(
     q = where[start:, None]  # (Q, 1)
     first = max(start - window + 1, 0)
     k = where[None, first:]  # (1, S)
-    sliding = ((q - k).abs() < window) & (k <= q)
+    sliding = (q - k < window) & (k <= q)
     block = blocks(type_ids)
     has_block = bidirectional and bool((block[:, start:] >= 0).any())
     sliding = sliding.expand(B, 1, *sliding.shape[-2:])
     if has_block:
         same = (block[:, start:, None] == block[:, None, first:]) & (block[:, start:, None] >= 0)  # (B, Q, S)
-        sliding = sliding | (same & ((q - k).abs() < window))[:, None]
+        sliding = sliding | (same & (q - k < window))[:, None]
     full = (where[None, :] <= q).expand(B, 1, T - start, T)
     if keys is not None:
         # a padding query keeps its own key: a row without any would be NaN
