@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 
 import workbench
 from widgets import AttentionView, TokenView, to_html
-from workbench.pocket.examples import SCENE, SEVEN
+from workbench.pocket.examples import PAIR, SEVEN
 
 __all__ = ["main"]
 
@@ -29,9 +29,9 @@ def main() -> int:
         print("There is no Chromium on this machine.")
         return 2
     model = workbench.load()
-    trace = model.ask("What do you see and hear?", images=[SCENE], audio=[SEVEN], temperature=0)
+    trace = model.ask("What do you see and hear?", images=[PAIR], audio=[SEVEN], temperature=0)
     unsure = int(trace.tokens.entropy.argmax())
-    first = next((k for k, piece in enumerate(trace.tokens.piece) if piece.strip() == "red"), 1)
+    first = next((k for k, piece in enumerate(trace.tokens.piece) if piece.strip() == "purple"), 1)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path, args=FLAGS)
         for view, name, word in (
