@@ -76,8 +76,16 @@ class Pace:
         return Chooser(self, sampled)
 
     def acceptance(self, sampled: bool) -> list[float]:
-        """Share of i-th drafts kept among those judged, over earlier runs; 0.7 where nothing is known."""
-        return [(hits + 0.7) / (tries + 1.0) for hits, tries in self._kept[sampled]]
+        """Share of i-th drafts kept among those judged, over earlier runs.
+
+        Of the first, 0.7 is believed where nothing is known; of a later one, what is believed of the one before it: a
+        drafter that is right four times in a row deserves a fifth try.
+        """
+        out, believed = [], 0.7
+        for hits, tries in self._kept[sampled]:
+            believed = (hits + believed) / (tries + 1.0)
+            out.append(believed)
+        return out
 
     def tries(self, sampled: bool) -> list[float]:
         """How many i-th drafts that rests on, older ones counting less."""
