@@ -1,6 +1,5 @@
 """What README.md and CONTRIBUTING.md tell people to type is run, or at least understood by what they type it to."""
 
-import importlib.util
 import re
 import shlex
 import subprocess
@@ -84,8 +83,6 @@ def test_files_that_are_named_or_linked_exist():
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in commands("README.md") if line.startswith("workbench ")])
 def test_the_workbench_command_runs(line, tmp_path):
-    if importlib.util.find_spec("workbench.cli") is None:
-        pytest.skip("workbench/cli.py has not come yet")
     scene(tmp_path)
     arguments = shlex.split(line)[1:]
     if arguments[0] in ("lab", "demo"):
@@ -100,9 +97,6 @@ def test_the_workbench_command_runs(line, tmp_path):
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path):
-    spec = importlib.util.find_spec("workbench")
-    if spec is None or spec.origin is None:
-        pytest.skip("workbench/__init__.py has not come yet")
     scene(tmp_path)
     code = "\n\n".join(blocks("README.md", "python")) + "\n\nassert trace.text\n"
     done = subprocess.run(

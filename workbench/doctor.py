@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import CATALOG
-from workbench.machine import memory
+from workbench.machine import disk_free, memory
 
 __all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe", "refused", "table"]
 
@@ -277,7 +277,7 @@ def probe() -> Facts:
     return Facts(
         python=sys.version_info[:3], executable=sys.executable, system=platform.system(), release=platform.release(),
         machine=platform.machine(), cpu=_cpu(), cores=_cores(), memory_free=free, memory_total=total,
-        disk_free=_disk_free(), versions=versions, torch_error=error, torch_build=build, gpus=gpus, driver=driver,
+        disk_free=disk_free(), versions=versions, torch_error=error, torch_build=build, gpus=gpus, driver=driver,
         driver_cuda=driver_cuda,
     )  # fmt: skip
 
@@ -294,17 +294,6 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor()
-
-
-def _disk_free() -> int | None:
-    """Free bytes where fetched models would go."""
-    folder = Path(os.environ.get("HF_HOME") or Path.home() / ".cache").expanduser()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
 
 
 def _nvidia() -> tuple[str | None, str | None]:

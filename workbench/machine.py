@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Device", "Machine", "Pace", "machine", "memory", "pace"]
+__all__ = ["Device", "Machine", "Pace", "disk_free", "machine", "memory", "pace"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Pace:
 
 def machine() -> Machine:
     """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
-    return Machine((*_accelerators(), Device("cpu", memory()[0])), _disk_free(), _cached)
+    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), _cached)
 
 
 def memory() -> tuple[int | None, int | None]:
@@ -111,7 +111,8 @@ def _accelerators() -> list[Device]:
     return out
 
 
-def _disk_free() -> int | None:
+def disk_free() -> int | None:
+    """Free bytes where fetched models go; None where the system does not say."""
     folder = _cache()
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

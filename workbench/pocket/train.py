@@ -147,6 +147,7 @@ class Look:
 
         self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(SHAPES) + len(COLOURS) + 2)
         self.seen: Any = None
+        self.shapes_right = float("nan")
         model.model.language_model.layers[layer].register_forward_hook(self._keep)
 
     def _keep(self, module, args, output) -> None:  # noqa: ANN001
