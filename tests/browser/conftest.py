@@ -24,9 +24,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a running driver would be in the way of other tests
 def chromium():
-    """A browser for all tests, each of which opens a context of its own."""
+    """A browser for all tests of a module, each of which opens a context of its own."""
     found = os.environ.get("WORKBENCH_CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
     )
