@@ -1,12 +1,14 @@
 """From a fresh checkout to a running workbench, with nothing but Python 3.11 or newer.
 
     python start.py lab  [DIR] [--no-browser] …    open the lessons in JupyterLab
+    python start.py demo [MODEL] [--share] …       share the views on a link
     python start.py test [pytest options]          run every check
     python start.py lint                           run the style, type and layout checks alone
     python start.py clean                          delete .venv and every cache
 
-The first `lab` or `test` makes a virtual environment in .venv and installs, at the versions in requirements.lock, what
-that command needs; afterwards it only compares a fingerprint. An interrupted start goes on where it stopped.
+The first `lab`, `demo` or `test` makes a virtual environment in .venv and installs, at the versions in
+requirements.lock, what that command needs; afterwards it only compares a fingerprint. An interrupted start goes on
+where it stopped.
 
 WORKBENCH_TORCH_INDEX=URL-OR-FOLDER takes torch and torchvision from there: another CUDA, or the much smaller CPU build
 (the package registry's torch is CPU-only on Windows and brings CUDA on Linux). It is remembered until `clean`.
@@ -41,6 +43,7 @@ STATE = "workbench-state.json"
 # The optional parts of pyproject.toml that a command needs. What was installed stays: `lab` after `test` adds nothing.
 EXTRAS = {
     "lab": ("lab", "model"),
+    "demo": ("demo", "model"),
     "test": ("demo", "dev", "lab", "model", "train"),
     "lint": ("dev",),
 }
@@ -232,9 +235,18 @@ class House:
 
     def lab(self, arguments: list[str]) -> int:
         """Open JupyterLab on a copy of the lessons; the arguments are those of `workbench lab`."""
-        self.ensure("lab")
+        return self.workbench("lab", arguments)
+
+    def demo(self, arguments: list[str]) -> int:
+        """Serve the demo and open it in a browser; the arguments are those of `workbench demo`."""
+        away = {"--check", "--share", "--host"}.intersection(one.split("=")[0] for one in arguments)
+        return self.workbench("demo", arguments if away else ["--open", *arguments])
+
+    def workbench(self, command: str, arguments: list[str]) -> int:
+        """Run a command of the workbench, with what it needs installed."""
+        self.ensure(command)
         script = self.scripts / ("workbench.exe" if os.name == "nt" else "workbench")
-        return run([str(script), "lab", *arguments], None, hand_over=True)
+        return run([str(script), command, *arguments], None, hand_over=True)
 
     def test(self, arguments: list[str]) -> int:
         """Run the tests; the arguments are pytest's."""
@@ -332,7 +344,7 @@ def quiet(command: list[str]) -> int:
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
     """Run one command; returns the exit status."""
-    commands = ("lab", "test", "lint", "clean")
+    commands = ("lab", "demo", "test", "lint", "clean")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(__doc__)
         return 0 if arguments else 2

@@ -27,6 +27,7 @@ version = "1"
 dependencies = []
 [project.optional-dependencies]
 lab = []
+demo = []
 model = []
 [tool.ruff]
 line-length = 120
@@ -133,7 +134,7 @@ def test_help(root, capsys, arguments, status):
 
 def test_an_unknown_command_names_the_known_ones(root, capsys):
     assert start.main(["labs"], root) == 2
-    assert "'labs'. There are: lab, test, lint, clean" in capsys.readouterr().out
+    assert "'labs'. There are: lab, demo, test, lint, clean" in capsys.readouterr().out
 
 
 # --- making and reusing the environment ------------------------------------------------------------------------------
@@ -146,6 +147,14 @@ def test_the_first_lab_makes_an_environment_and_installs_what_lab_needs(root, as
     assert install[1:] == ["-m", "pip", "install", "-c", "requirements.lock", "-e", ".[lab,model]"]
     assert lab[1:] == ["lab", "my lessons", "--no-browser"]
     assert Path(lab[0]).stem == "workbench"
+
+
+def test_demo_installs_what_it_needs_and_opens_a_browser_unless_it_is_for_others(root, asked):
+    assert start.main(["demo"], root) == 0
+    assert asked[1][1:] == ["-m", "pip", "install", "-c", "requirements.lock", "-e", ".[demo,model]"]
+    assert asked[2][1:] == ["demo", "--open"]
+    assert start.main(["demo", "--host=0.0.0.0", "--auth", "a:b"], root) == 0
+    assert asked[3][1:] == ["demo", "--host=0.0.0.0", "--auth", "a:b"]
 
 
 def test_nothing_is_installed_when_nothing_changed(root, asked):

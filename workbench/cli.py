@@ -6,6 +6,7 @@
     workbench doctor                                                what works here, and what mends the rest
     workbench lab [DIR]                                             the lessons in JupyterLab
     workbench gallery [DIR]                                         the lessons as pages
+    workbench demo [MODEL] --share --auth user:password             the views on a link, for many visitors
 
 Only what was asked for goes to standard output; progress, notes and errors go to standard error. ``--help`` imports
 neither torch nor Transformers.
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, overlay
+from workbench.arguments import draft, number, whole
 from workbench.errors import TraceError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -99,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--model", default="pocket", metavar="NAME",
                      help="a known name, a folder or a hub id (default: pocket, which is embedded)")  # fmt: skip
     ask.add_argument("--system", metavar="TEXT", help="the system turn")
-    ask.add_argument("--max-new-tokens", type=_whole(1), default=128, metavar="N",
+    ask.add_argument("--max-new-tokens", type=whole(1), default=128, metavar="N",
                      help="at most so many (default: 128)")  # fmt: skip
-    ask.add_argument("--temperature", type=_number(0, 100), metavar="T", help="0 is greedy (default: the model's own)")
-    ask.add_argument("--top-k", type=_whole(0), metavar="K", help="draw from the K most probable words; 0 is off")
-    ask.add_argument("--top-p", type=_number(0, 1, above=True), metavar="P",
+    ask.add_argument("--temperature", type=number(0, 100), metavar="T", help="0 is greedy (default: the model's own)")
+    ask.add_argument("--top-k", type=whole(0), metavar="K", help="draw from the K most probable words; 0 is off")
+    ask.add_argument("--top-p", type=number(0, 1, above=True), metavar="P",
                      help="draw from the fewest words that hold this probability; 1 is off")  # fmt: skip
-    ask.add_argument("--seed", type=_whole(0), metavar="N", help="repeat a sampled answer")
-    ask.add_argument("--draft", type=_draft, default="auto", metavar="auto|N", help="drafts a round; 0 is none")
+    ask.add_argument("--seed", type=whole(0), metavar="N", help="repeat a sampled answer")
+    ask.add_argument("--draft", type=draft, default="auto", metavar="auto|N", help="drafts a round; 0 is none")
     ask.add_argument("--image-tokens", type=int, choices=(70, 140, 280, 560, 1120), metavar="N",
                      help="tokens a picture may take: 70, 140, 280, 560 or 1120")  # fmt: skip
     ask.add_argument("--json", action="store_true", help="print one JSON object instead of the answer")
@@ -121,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     overlay.arguments(
         command("attend", _attend, "draw where the model looked on a picture or a sound, as PNG, SVG or PDF",
                 "What the trace's readings do not hold is asked of its model again."),
-        _whole(0),
+        whole(0),
     )  # fmt: skip
 
     doctor = command("doctor", _doctor, "say what works on this machine, and what mends the rest",
@@ -134,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("name", nargs="?", default="pocket", help="a known name, a folder or a hub id")
     plan.add_argument("--quantization", metavar="NAME", help="none, int8, int4 or int4+16 (default: what is best here)")
     plan.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: what is best here)")
-    plan.add_argument("--context", type=_whole(1), metavar="N", help="tokens of context to count (default: 8192)")
+    plan.add_argument("--context", type=whole(1), metavar="N", help="tokens of context to count (default: 8192)")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
     quantize = command("quantize", _quantize, "write a model's weights packed", "The folder opens with `load`.")
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
                   "They are copied into a folder of yours; what you changed there is kept.")  # fmt: skip
     lab.add_argument("folder", nargs="?", metavar="DIR", help="where to (default: gemma-workbench-notebooks, here)")
     lab.add_argument("--no-browser", action="store_true", help="print the address instead of opening it")
-    lab.add_argument("--port", type=_whole(0, 65535), metavar="N", help="default: the first free one from 8888 on")
+    lab.add_argument("--port", type=whole(0, 65535), metavar="N", help="default: the first free one from 8888 on")
 
     gallery = command("gallery", _gallery, "run the lessons and keep them as pages",
                       "The pages open in any browser, without Python and without a network.")  # fmt: skip
@@ -156,39 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     gallery.add_argument("--lesson", action="append", default=[], metavar="NAME",
                          help="a lesson, by the beginning of its name (repeat it for more; default: all)")  # fmt: skip
+
+    from widgets.demo import options
+
+    options.arguments(
+        command("demo", _demo, "share the views on a link, for many visitors and one model", options.MORE)
+    )
     return parser
-
-
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if value < low or (high is not None and value > high):
-            limits = f"from {low} to {high}" if high is not None else f"of {low} or more"
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number {limits}")
-        return value
-
-    return read
-
-
-def _number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (above and value == low):
-            limits = f"above {low:g} and up to {high:g}" if above else f"from {low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a number {limits}")
-        return value
-
-    return read
-
-
-def _draft(text: str) -> int | str:
-    return text if text == "auto" else _whole(0, 16)(text)
 
 
 # --- ask --------------------------------------------------------------------------------------------------------------
@@ -444,6 +420,12 @@ def _gallery(asked: argparse.Namespace) -> int:
     pages = build(asked.folder, names=asked.lesson, say=_note)
     print(pages[0])
     return OK
+
+
+def _demo(asked: argparse.Namespace) -> int:
+    from widgets.demo import command
+
+    return command.run(asked, _note)
 
 
 if __name__ == "__main__":

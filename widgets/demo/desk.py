@@ -1,0 +1,267 @@
+"""One question from a visitor to the answer: checked, in line, answered on a thread, words as they come.
+
+desk.ask(question, …) ──► Update, Update, …      waiting: place and seconds; running: words; done: a ticket
+             │ the visitor left, pressed Stop, or took too long: the model stops after the word it is at
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from widgets.base import explain
+from widgets.demo.line import Limits, Line, Rate
+from widgets.demo.runs import Run, Runs
+from workbench.errors import MediaError, PromptError, WorkbenchError
+from workbench.media import load_audio, load_image
+from workbench.trace import Token, Trace
+
+__all__ = ["Desk", "Question", "Update", "Visitor"]
+
+_FLUSH_S = 0.08  # words are sent this often
+_WAIT_S = 0.5  # so often somebody in line is told where he is; what is sent is also how a closed tab is noticed
+_SOURCES = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks: a tab of a browser or a client, at an address."""
+
+    session: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked; pictures and sounds are paths."""
+
+    text: str
+    pictures: Sequence[str] = ()
+    sounds: Sequence[str] = ()
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    draft: int | str = "auto"
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far an answer is.
+
+    Attributes:
+        state: ``waiting``, ``running``, ``done`` or ``failed``.
+        message: A sentence for the visitor.
+        rows: Piece, logprob and source of every token so far.
+        run: The answer, when it is done.
+    """
+
+    state: str
+    message: str = ""
+    rows: tuple[tuple[str, float, int], ...] = ()
+    run: Run | None = None
+
+
+class Desk:
+    """Takes questions of many visitors to one model.
+
+    Args:
+        model: Anything with ``ask`` and ``info``; what it has of an Inspector's methods, views may ask.
+        limits: What is allowed.
+    """
+
+    def __init__(self, model: Any, limits: Limits) -> None:
+        self.model, self.limits = model, limits
+        self.line = Line(limits)
+        self.runs = Runs(limits)
+        self._rate, self._address = Rate(limits.per_minute), Rate(limits.per_address)
+        self._stops: dict[str, set[threading.Event]] = {}
+        self._files: dict[str, set[Path]] = {}
+        self.answered = 0
+
+    # --- asking ------------------------------------------------------------------------------------------------------
+
+    async def ask_of(self, made: Callable[[], Question], visitor: Visitor) -> AsyncGenerator[Update, None]:
+        """As :meth:`ask`, of a question that is yet to be made; making it may raise."""
+        told = self.ask(made(), visitor)
+        try:
+            async for update in told:
+                yield update
+        finally:
+            await told.aclose()
+
+    async def ask(self, question: Question, visitor: Visitor) -> AsyncGenerator[Update, None]:
+        """Answer, telling how far it is. Closing the generator ends the run.
+
+        Raises:
+            WorkbenchError: The question cannot be taken; nothing was done.
+        """
+        self._check(question)
+        self._count(visitor)
+        self._remember(visitor, [*question.pictures, *question.sounds])
+        place = self.line.join(visitor.session)
+        stop = threading.Event()
+        self._stops.setdefault(visitor.session, set()).add(stop)
+        thread: asyncio.Task[Trace] | None = None
+        try:
+            while not await place.turn(_WAIT_S):
+                if stop.is_set():
+                    raise WorkbenchError("Stopped before it was your turn.")
+                yield Update("waiting", place.words())
+            yield Update("running", "Reading …")
+            rows: list[tuple[str, float, int]] = []
+            notes: list[str] = []
+            thread = asyncio.create_task(asyncio.to_thread(self._answer, question, stop, rows, notes))
+            async for sent in self._words(thread, rows, stop):
+                yield Update("running", f"{sent} token{'s' * (sent != 1)} …", tuple(rows))
+            trace = thread.result()
+            inspector = self.model.inspector(trace) if hasattr(self.model, "inspector") else self.model
+            run = Run(trace, inspector, visitor.session)
+            self.runs.add(run)
+            self.answered += 1
+            yield Update("done", " ".join([_ended(trace), *notes]), tuple(rows), run)
+        finally:
+            stop.set()
+            mine = self._stops.get(visitor.session, set())
+            mine.discard(stop)
+            if not mine:
+                self._stops.pop(visitor.session, None)
+            self._leave(place, thread)
+
+    async def _words(
+        self, thread: asyncio.Task[Trace], rows: list[tuple[str, float, int]], stop: threading.Event
+    ) -> AsyncIterator[int]:
+        """How many words there are, some times a second, until the thread is done or has had its time."""
+        loop = asyncio.get_running_loop()
+        until, sent, told = loop.time() + self.limits.seconds, -1, loop.time()
+        while not thread.done():
+            await asyncio.wait([thread], timeout=_FLUSH_S)
+            now = loop.time()
+            if now > until:
+                stop.set()
+            if len(rows) != sent or now - told > 1:
+                sent, told = len(rows), now
+                yield sent
+
+    def _answer(
+        self, question: Question, stop: threading.Event, rows: list[tuple[str, float, int]], notes: list[str]
+    ) -> Trace:
+        """On a thread: read the media, ask the model."""
+        pictures = [load_image(path) for path in question.pictures]
+        sounds = [load_audio(path) for path in question.sounds]
+        media: list[Any] = [*pictures, *sounds]
+        notes += [f"{medium.name}: {note}" for medium in media for note in medium.notes]
+
+        def heard(token: Token) -> None:
+            rows.append((token.piece, token.logprob, _SOURCES.get(token.source, 0)))
+
+        trace: Trace = self.model.ask(
+            question.text, images=pictures, audio=sounds, max_new_tokens=question.max_new_tokens,
+            temperature=question.temperature, top_k=question.top_k, top_p=question.top_p, seed=question.seed,
+            draft=question.draft, on_token=heard, stop=stop,
+        )  # fmt: skip
+        return trace
+
+    def _leave(self, place: Any, thread: asyncio.Task[Trace] | None) -> None:
+        """Give the place up, once the model has let go."""
+        if thread is None or thread.done():
+            place.leave()
+            return
+
+        def done(task: asyncio.Task[Trace]) -> None:
+            place.leave()
+            if not task.cancelled():
+                task.exception()  # seen, so that nothing is logged: nobody is left to tell
+
+        thread.add_done_callback(done)
+
+    def _check(self, q: Question) -> None:
+        limits = self.limits
+        if not q.text.strip():
+            raise PromptError("Write a question first.")
+        if len(q.text) > limits.letters:
+            raise PromptError(
+                f"This question has {len(q.text):,} characters and this demo takes {limits.letters:,}: shorten it."
+            )
+        for what, got, most in (("pictures", q.pictures, limits.pictures), ("sounds", q.sounds, limits.sounds)):
+            if len(got) > most:
+                raise MediaError(f"{len(got)} {what}: this demo takes {most} with one question.")
+        if not 1 <= q.max_new_tokens <= limits.tokens:
+            raise PromptError(
+                f"max_new_tokens={q.max_new_tokens}: expected a whole number from 1 to {limits.tokens}, which is the "
+                "longest answer of this demo."
+            )
+        for path in (*q.pictures, *q.sounds):
+            size = Path(path).stat().st_size
+            if size > limits.upload:
+                raise MediaError(f"A file of {size / 1e6:.1f} MB: this demo takes {limits.upload / 1e6:.0f} MB.")
+
+    def _count(self, visitor: Visitor, weight: float = 1.0) -> None:
+        self._rate.count(visitor.session, weight)
+        self._address.count(visitor.address, weight)
+
+    # --- looking into an answer --------------------------------------------------------------------------------------
+
+    async def look(self, ticket: str, work: Callable[[Run], Any], address: str, *, model: bool = True) -> Any:
+        """Do something with an answer on a thread; in line with everybody else if the model has to run.
+
+        Raises:
+            WorkbenchError: There is no such answer, or it cannot be done now.
+        """
+        run = self.runs.get(ticket)
+        if not model:
+            return await asyncio.to_thread(work, run)
+        self._count(Visitor(run.visitor, address), 0.2)
+        place = self.line.join(f"{run.visitor} looks")
+        thread: asyncio.Task[Any] | None = None
+        try:
+            while not await place.turn(_WAIT_S):
+                pass
+            thread = asyncio.create_task(asyncio.to_thread(work, run))
+            return await asyncio.shield(thread)
+        finally:
+            self._leave(place, thread)
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    def stop(self, session: str) -> bool:
+        """End what a visitor has asked for, in line or running; whether there was anything."""
+        stops = self._stops.get(session, set())
+        for stop in stops:
+            stop.set()
+        return bool(stops)
+
+    def leave(self, session: str) -> None:
+        """A visitor has left: end his runs, forget his answers, delete his files unless another has the same."""
+        self.stop(session)
+        self.runs.drop(session)
+        mine = self._files.pop(session, set())
+        for path in mine.difference(*self._files.values()):
+            with contextlib.suppress(OSError):  # deleted by the server's own sweep
+                path.unlink()
+
+    def close(self) -> None:
+        """The server ends: end every run."""
+        for session in list(self._stops):
+            self.stop(session)
+
+    def _remember(self, visitor: Visitor, paths: Sequence[str]) -> None:
+        self._files.setdefault(visitor.session, set()).update(Path(path) for path in paths)
+
+
+def _ended(trace: Trace) -> str:
+    n, s = len(trace), trace.timing
+    rate = f", {(n - 1) / s.decode_s:.1f} a second" if n > 1 and s.decode_s > 0 else ""
+    how = {"stopped": "Stopped", "max_new_tokens": "Cut at the limit", "context": "Context full"}
+    return f"{how.get(trace.finish, 'Done')}: {n} token{'s' * (n != 1)}{rate}."
+
+
+def failed(error: BaseException) -> Update:
+    """An error as the last update, its words for the visitor."""
+    return replace(Update("failed"), message=explain(error))

@@ -1,0 +1,239 @@
+"""What reaches the server at all: the paths the demo needs, bodies of a bounded size, and no address to be fetched.
+
+Gradio answers on many more paths than one app uses. Those that fetch an address, record a screen or count visitors are
+closed here, before they are reached; a question that names an address instead of an uploaded file is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from widgets.demo.desk import Desk
+from widgets.demo.line import Busy
+from workbench import __version__
+from workbench.errors import WorkbenchError
+
+__all__ = ["Guard", "routes"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_BODY = 4 << 20  # bytes of a question: a prompt of a megabyte is to be refused in words, not cut off
+_OPEN = re.compile(
+    r"/(?:|config/?|health|login/?|logout|favicon\.ico|robots\.txt|manifest\.json|theme\.css|pwa_icon(?:/\d+)?"
+    r"|(?:static|assets|svelte|workbench)/.*"
+    r"|gradio_api/(?:info/?|app_id/?|user/?|token/?|login_check/?|theme\.css|startup-events|upload|upload_progress"
+    r"|cancel|reset/?|queue/(?:join|data|status)|heartbeat/[^/]+|(?:call|run|api)/.*|file=.*))"
+)
+_ASKS = re.compile(r"/gradio_api/(?:queue/join|cancel|reset/?|(?:call|run|api)/.*)")
+_ADDRESS = re.compile(r'"path"\s*:\s*"\s*(?:[a-z][a-z0-9+.-]*:|\\*/\\*/)', re.IGNORECASE)
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+)
+
+
+class Guard:
+    """An ASGI middleware in front of Gradio.
+
+    Args:
+        app: What is guarded.
+        desk: Whose limits hold.
+        uploads: The folder that uploads go to.
+    """
+
+    def __init__(self, app: Any, desk: Desk, uploads: Callable[[], str]) -> None:
+        self.app, self.desk, self.uploads = app, desk, uploads
+        self._looked, self._held = 0.0, 0
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it with the reason why not."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        if not _OPEN.fullmatch(path) or re.match(r"/gradio_api/file=\s*[a-z][a-z0-9+.-]*:/", path, re.IGNORECASE):
+            await _refuse(send, 404, "There is nothing here.")
+            return
+        if scope["method"] == "POST":
+            if path == "/gradio_api/upload":
+                limit = self.desk.limits.upload * max(self.desk.limits.pictures, self.desk.limits.sounds)
+                announced = _length(scope)
+                if announced is None or announced > limit + _BODY:
+                    await _refuse(send, 413, f"Files of more than {limit / 1e6:.0f} MB in all are not taken.")
+                    return
+                if await self._full():
+                    await _refuse(send, 503, "There is no room for more files now. Please try again in some minutes.")
+                    return
+            elif _ASKS.fullmatch(path):
+                body = await _read(receive, _length(scope))
+                if body is None:
+                    await _refuse(send, 413, f"More than {_BODY >> 20} MB at once is not taken: ask with less.")
+                    return
+                if _ADDRESS.search(body.decode("utf-8", "replace").replace("\\/", "/")):
+                    await _refuse(send, 400, "No address is fetched: upload the file itself.")
+                    return
+                receive = _again(body, receive)
+
+        async def headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message.get("headers", [])}
+                more = [pair for pair in _HEADERS if pair[0] not in there]
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        await self.app(scope, receive, headed)
+
+    async def _full(self) -> bool:
+        """Whether uploads fill the room they have; looked up every other second at most."""
+        if time.monotonic() - self._looked > 2:
+            self._held = await asyncio.to_thread(_bytes_under, Path(self.uploads()))
+            self._looked = time.monotonic()
+        return self._held > self.desk.limits.disk
+
+
+def routes(desk: Desk) -> list[Any]:
+    """The demo's own addresses: ``/health``, and under ``/workbench/`` what a ticket opens."""
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
+
+    private = {"Cache-Control": "private, no-store"}
+
+    def address(request: Request) -> str:
+        return client(request.headers, request.client.host if request.client else "")
+
+    def told(error: WorkbenchError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 429 if isinstance(error, Busy) else 404, headers=private)
+
+    async def health(_request: Request) -> JSONResponse:
+        return JSONResponse(
+            {"ok": True, "version": __version__, "model": desk.model.info.name, "in_line": len(desk.line.places),
+             "most_in_line": desk.limits.waiting, "answered": desk.answered},
+            headers={"Cache-Control": "no-store"},
+        )  # fmt: skip
+
+    async def views(request: Request) -> Response:
+        try:
+            made = await desk.look(
+                request.path_params["ticket"], lambda run: run.views(), address(request), model=False
+            )
+        except WorkbenchError as error:
+            return told(error)
+        return JSONResponse(made, headers=private)
+
+    async def ask(request: Request) -> Response:
+        from widgets.demo.runs import ASKED_OF_THE_MODEL
+
+        body = await request.body() if (_length(request.scope) or _BODY) <= 4096 else b""
+        try:
+            question = json.loads(body)
+        except ValueError:
+            question = None
+        if not isinstance(question, dict):
+            return JSONResponse({"error": "Expected a question as JSON, of 4 kB at most."}, 400)
+        runs_model = question.get("ask") in ASKED_OF_THE_MODEL
+        try:
+            value = await desk.look(
+                request.path_params["ticket"], lambda run: run.answer(question), address(request), model=runs_model
+            )
+        except WorkbenchError as error:
+            return told(error)
+        return JSONResponse({"value": value}, headers=private)
+
+    async def trace(request: Request) -> Response:
+        try:
+            data = await desk.look(request.path_params["ticket"], lambda run: run.file(), address(request))
+        except WorkbenchError as error:
+            return told(error)
+        named = {"Content-Disposition": 'attachment; filename="answer.trace"', **private}
+        return Response(data, media_type="application/octet-stream", headers=named)
+
+    async def page(request: Request) -> Response:
+        try:
+            text = await desk.look(request.path_params["ticket"], lambda run: run.page(), address(request))
+        except WorkbenchError as error:
+            return told(error)
+        named = {"Content-Disposition": 'attachment; filename="answer.html"', **private}
+        return HTMLResponse(text, headers=named)
+
+    return [
+        Route("/health", health),
+        Route("/workbench/{ticket}/views", views),
+        Route("/workbench/{ticket}/ask", ask, methods=["POST"]),
+        Route("/workbench/{ticket}/answer.trace", trace),
+        Route("/workbench/{ticket}/answer.html", page),
+    ]
+
+
+def client(headers: Any, peer: str) -> str:
+    """A visitor's network address; behind a tunnel, which ends on this machine, what the tunnel says it is."""
+    told = str(headers.get("x-forwarded-for") or "").rsplit(",", 1)[-1].strip()
+    return told[:64] if told and peer in ("127.0.0.1", "::1") else peer
+
+
+def _length(scope: MutableMapping[str, Any]) -> int | None:
+    for name, value in scope.get("headers", []):
+        if name.lower() == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+async def _read(receive: Receive, announced: int | None) -> bytes | None:
+    """A request's body; None if it is too large."""
+    if announced is not None and announced > _BODY:
+        return None
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            break
+        part = message.get("body", b"")
+        size += len(part)
+        if size > _BODY:
+            return None
+        parts.append(part)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read to whoever reads it next."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(send: Send, status: int, words: str) -> None:
+    body = json.dumps({"detail": words}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size
+        except OSError:  # deleted meanwhile
+            continue
+    return total

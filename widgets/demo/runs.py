@@ -1,0 +1,199 @@
+"""Answers of a demo, kept in memory for those who asked: each behind a ticket that nobody can guess.
+
+Nothing is written to a disk, and nothing lists the tickets. A ticket opens the views of one answer, what they may ask,
+and the downloads. An answer is forgotten when its visitor leaves, has newer ones, or after a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from widgets.attention_view import AttentionView
+from widgets.base import View
+from widgets.buffers import in_page
+from widgets.demo.line import Limits
+from widgets.draft_view import DraftView
+from widgets.export import page
+from widgets.token_view import TokenView
+from workbench.errors import TraceError, WorkbenchError
+from workbench.readings import can, keep
+from workbench.trace import Trace
+
+__all__ = ["ASKED_OF_THE_MODEL", "Run", "Runs"]
+
+ASKED_OF_THE_MODEL = ("attend", "heads", "lens", "occlude")
+"""Questions of the views that make the model run; the others are answered from the trace."""
+
+_ALLOWED = (*ASKED_OF_THE_MODEL, "sound", "spectrogram")
+_NOT_HERE = {
+    "branch": "Saying another word and going on from there is done in a notebook: Workbench(model).",
+    "speedup": "The speed is measured in a notebook, on a machine that does nothing else: DraftView(trace, model).",
+}
+_KEPT_READINGS = 16 << 20  # bytes of attention that a downloaded trace takes along at most
+_MEDIA = 512 << 20  # bytes of decoded media of all answers together
+_DROPPED_OLDEST = "This answer is no longer kept: ask again."
+
+
+class Run:
+    """One answer, and what its visitor may do with it.
+
+    Args:
+        trace: What happened.
+        inspector: The model, or whoever can answer about the trace.
+        visitor: Whose it is.
+    """
+
+    def __init__(self, trace: Trace, inspector: Any, visitor: str) -> None:
+        self.trace, self.inspector, self.visitor = trace, inspector, visitor
+        self.ticket = secrets.token_urlsafe(18)
+        self.made = time.monotonic()
+        self.bytes = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
+        self._lock = threading.Lock()
+        self._attention: AttentionView | None = None
+        self._closed = False
+
+    def views(self) -> list[dict[str, Any]]:
+        """What the page draws: for each view its name and the traits it starts from, binary parts as base64."""
+        shown: list[View] = [TokenView(self.trace, self.inspector)]
+        with self._held():
+            shown.append(self._where())
+        shown.append(DraftView(self.trace, self.inspector))
+        made = []
+        for view in shown:
+            data = {**view.data, "reasons": {**view.reasons, **_NOT_HERE}}
+            state = {"data": in_page(data), "selected": -1, "measure": "probability"}
+            made.append({"view": view.NAME, "state": state})
+            if view is not self._attention:
+                view.close()
+        return made
+
+    def answer(self, question: Mapping[str, Any]) -> Any:
+        """Answer what a view asks, as JSON.
+
+        Raises:
+            WorkbenchError: There is no answer, with the reason.
+        """
+        name = question.get("ask")
+        if name in _NOT_HERE:
+            raise WorkbenchError(_NOT_HERE[str(name)])
+        if name not in _ALLOWED:
+            raise WorkbenchError(f"{str(name)[:40]!r} is nothing that can be asked here.")
+        with self._held():
+            try:
+                return in_page(self._where().answer(question))
+            except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+                raise TraceError(f"This question cannot be read: {error}") from error
+
+    def page(self) -> str:
+        """The views as one offline page, with every word's attention."""
+        with self._views() as shown:
+            return page(shown)
+
+    def file(self) -> bytes:
+        """The trace as a file, with its attention where that is not too large."""
+        self._keep_attention()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "answer.trace"
+            self.trace.save(path)
+            return path.read_bytes()
+
+    def close(self) -> None:
+        """Let go of everything, at once or when what is being answered is done. Never waits."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            self._release()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._closed and self._attention is not None:
+            self._attention.close()
+            self._attention = None
+        self._lock.release()
+
+    def _where(self) -> AttentionView:
+        if self._attention is None:
+            self._attention = AttentionView(self.trace, self.inspector)
+        return self._attention
+
+    @contextlib.contextmanager
+    def _views(self) -> Iterator[list[View]]:
+        made = [TokenView(self.trace, self.inspector), AttentionView(self.trace, self.inspector)]
+        if len(self.trace.rounds):
+            made.append(DraftView(self.trace, self.inspector))
+        try:
+            yield made
+        finally:
+            for view in made:
+                view.close()
+
+    def _keep_attention(self) -> None:
+        size = 4 * len(self.trace) * len(self.trace.ids) * len(self.trace.model.layers) * 8
+        if self.trace.readings or size > _KEPT_READINGS or can(self.inspector, "attend", self.trace):
+            return
+        if len(self.trace):
+            self.trace = keep(self.trace, self.inspector.attend(self.trace))
+
+
+class Runs:
+    """All answers that are kept."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: Run) -> None:
+        """Keep one; the oldest go when there are too many, or too much."""
+        self._runs[run.ticket] = run
+        mine = [r for r in self._runs.values() if r.visitor == run.visitor]
+        for old in mine[: -self._limits.kept_each]:
+            self._forget(old)
+        self.tidy()
+        while len(self._runs) > 1 and (
+            len(self._runs) > self._limits.kept or sum(r.bytes for r in self._runs.values()) > _MEDIA
+        ):
+            self._forget(next(iter(self._runs.values())))
+
+    def get(self, ticket: str) -> Run:
+        """The answer behind a ticket.
+
+        Raises:
+            TraceError: There is none, or none any more.
+        """
+        self.tidy()
+        run = self._runs.get(ticket)
+        if run is None:
+            raise TraceError(_DROPPED_OLDEST)
+        return run
+
+    def drop(self, visitor: str) -> None:
+        """Forget a visitor's answers."""
+        for run in [r for r in self._runs.values() if r.visitor == visitor]:
+            self._forget(run)
+
+    def tidy(self) -> None:
+        """Forget what is too old."""
+        before = time.monotonic() - self._limits.kept_s
+        for run in [r for r in self._runs.values() if r.made < before]:
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        self._runs.pop(run.ticket, None)
+        run.close()
