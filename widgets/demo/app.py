@@ -130,7 +130,7 @@ def _asked(model: Any, limits: Limits) -> list[Any]:
     question = gr.Textbox(label="Question", lines=3, max_lines=10, placeholder="What do you want to know?",
                           elem_id="question", value="How many shapes are there?")  # fmt: skip
     pictures = gr.Gallery(label=f"Pictures (up to {limits.pictures})", type="filepath", file_types=["image"], columns=3,
-                          height=220, interactive=True, elem_id="pictures")  # fmt: skip
+                          object_fit="contain", height=220, interactive=True, elem_id="pictures")  # fmt: skip
     sound = gr.Audio(label="Sound (30 s are heard)", type="filepath", sources=["microphone", "upload"], elem_id="sound")
     with gr.Accordion("Settings", open=False):
         how = gr.Dropdown([_OWN, _GREEDY, _MINE], value=_OWN, label="Choice of words")

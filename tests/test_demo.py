@@ -1,0 +1,464 @@
+"""The demo, asked by many visitors at once through gradio_client, with a model made of nothing but its words."""
+
+import concurrent.futures
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+
+from tests.traces import INFO, make_trace
+from workbench.errors import TraceError, WorkbenchError
+from workbench.trace import Trace
+
+pytest.importorskip("gradio")
+from gradio_client import Client, handle_file
+
+from widgets.demo import Limits, Replay, build, command, line
+from widgets.demo.guard import client as address_of
+
+ROOT = Path(__file__).resolve().parents[1]
+# Gradio's and its server's own; nothing of ours
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+LIMITS = Limits(waiting=32, per_minute=1000, per_address=100_000, tokens=64, upload=4 << 20)
+EVIL = "<img src=x onerror=\"document.title='owned'\"> **bold** \x1b[31m \x00 {{7*7}} ${1+1} </script>"
+
+
+class Echo:
+    """A model that says what it was given: the colour of the picture's corner, the length of the sound."""
+
+    info = INFO
+    drafter = None
+
+    def __init__(self, pause=0.0):
+        self.pause, self.running, self.most, self.asked, self.stopped = pause, 0, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def ask(self, question, *, images=(), audio=(), max_new_tokens=128, on_token=None, stop=None, **more):
+        with self._lock:
+            self.running += 1
+            self.asked += 1
+            self.most = max(self.most, self.running)
+        try:
+            seen = [f"{'-'.join(map(str, image.pixels[0, 0]))}" for image in images]
+            heard = [f"{len(sound.samples) / 16000:.1f}s" for sound in audio]
+            text = " ".join([*seen, *heard, question[:200]])
+            count = max_new_tokens if question.startswith("long") else 4
+            trace = make_trace(tokens=count, images=(), audio=(), text=text, question=question)
+            for k, token in enumerate(trace.tokens):
+                if stop.wait(self.pause):
+                    self.stopped += 1
+                    return replace(trace, finish="stopped")
+                on_token(replace(token, index=k))
+            return replace(trace, images=tuple(images), audio=tuple(audio))
+        finally:
+            with self._lock:
+                self.running -= 1
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory):
+    """A folder of their own for Gradio's files."""
+    folder = tmp_path_factory.mktemp("gradio")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["GRADIO_TEMP_DIR"]
+    else:
+        os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@pytest.fixture
+def serve(uploads):
+    """Serves a model; gives the address and the app."""
+    running = []
+
+    def served(model, limits=LIMITS, **how):
+        demo = build(model, limits=limits)
+        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_port=command._port("127.0.0.1", 0), **how)
+        running.append(demo)
+        return url, demo
+
+    yield served
+    for demo in running:
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def echo(uploads):
+    """One server for the tests that leave it as it was."""
+    demo = build(Echo(), limits=LIMITS)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_port=command._port("127.0.0.1", 0))
+    yield url, demo
+    demo.close(verbose=False)
+
+
+@pytest.fixture
+def visitor(echo):
+    one = Client(echo[0], verbose=False)
+    yield one
+    one.close()
+
+
+def png(path, colour, size=(60, 36)):
+    PIL.Image.new("RGB", size, colour).save(path)
+    return handle_file(str(path))
+
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+# --- one visitor ------------------------------------------------------------------------------------------------------
+
+
+def test_the_api_answers_streams_and_gives_the_trace_and_the_page(echo, visitor, tmp_path):
+    job = visitor.submit("What is it?", images=[png(tmp_path / "a.png", (10, 20, 30))], api_name="/ask")
+    text, about = job.result(timeout=60)
+    assert text == "10-20-30 What is it?"
+    assert (about["state"], about["finish"], about["tokens"], about["model"]) == ("done", "stop_token", 4, "pocket")
+    assert job.outputs()[0][1]["state"] in ("waiting", "running")
+    file = tmp_path / "answer.trace"
+    file.write_bytes(httpx.get(echo[0] + about["trace"]).content)
+    kept = Trace.load(file)
+    assert kept.text == text
+    assert tuple(kept.images[0].pixels[0, 0]) == (10, 20, 30)
+    page = httpx.get(echo[0] + about["page"]).text
+    assert "default-src 'none'" in page
+    assert "What is it?" in page
+    views = httpx.get(f"{echo[0]}{about['page'].rsplit('/', 1)[0]}/views").json()
+    assert [one["view"] for one in views] == ["token_view", "attention_view", "draft_view"]
+
+
+def test_a_sound_is_heard_for_thirty_seconds_and_the_rest_is_told(visitor, tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.zeros(300 * 8000, np.int16) + 99, 8000, subtype="PCM_U8")
+    text, about = visitor.predict("What?", audio=[handle_file(str(tmp_path / "long.wav"))], api_name="/ask")
+    assert text.startswith("30.0s")
+    assert "30" in about["message"]
+
+
+def test_markup_and_control_characters_come_back_as_they_were(echo, visitor):
+    text, about = visitor.predict(EVIL, api_name="/ask")
+    assert text == EVIL
+    page = httpx.get(echo[0] + about["page"]).text
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd.png", "a\"b'c<b>.png", "x" * 200 + ".png", "..png"])
+def test_file_names_lead_nowhere(echo, uploads, name, visitor):
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (60, 36), (7, 8, 9)).save(file, "PNG")
+    boundary = "b0"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + file.getvalue() + f"\r\n--{boundary}--\r\n".encode()
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    sent = httpx.post(f"{echo[0]}gradio_api/upload", content=body, headers=kind)
+    assert sent.status_code == 200
+    (path,) = sent.json()
+    assert Path(path).resolve().is_relative_to(uploads.resolve())
+    text, _ = visitor.predict("?", images=[{"path": path, "meta": {"_type": "gradio.FileData"}}], api_name="/ask")
+    assert text == "7-8-9 ?"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"question": "x" * 1_000_000}, "1,000,000 characters"),
+        ({"question": "  "}, "Write a question"),
+        ({"question": "a", "max_new_tokens": 65}, "from 1 to 64"),
+        ({"question": "a", "max_new_tokens": "many"}, "whole number"),
+        ({"question": "a", "images": [{"path": "/etc/passwd"}]}, "not uploaded here"),
+        ({"question": "a", "images": [{"path": 5}]}, "not uploaded here"),
+        ({"question": "a", "images": "scene.png"}, "expected a list"),
+    ],
+)
+def test_bad_questions_are_refused_in_words_and_the_next_is_answered(visitor, asked, words):
+    with pytest.raises(Exception, match=re.escape(words)):
+        visitor.predict(**asked, api_name="/ask")
+    assert visitor.predict("still there?", api_name="/ask")[0] == "still there?"
+
+
+def test_broken_and_large_files_are_refused_in_words(visitor, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
+    with pytest.raises(Exception, match=r"broken\.png"):
+        visitor.predict("What?", images=[handle_file(str(tmp_path / "broken.png"))], api_name="/ask")
+    with pytest.raises(Exception, match="this demo takes 4 with one question"):
+        visitor.predict("What?", images=[png(tmp_path / "a.png", (1, 2, 3))] * 5, api_name="/ask")
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * (5 << 20))
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        visitor.predict("What?", images=[handle_file(str(tmp_path / "large.png"))], api_name="/ask")
+
+
+# --- what is closed ---------------------------------------------------------------------------------------------------
+
+
+def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
+    url = echo[0]
+    for path in ("pyproject.toml", str(ROOT / "pyproject.toml"), "/etc/passwd", "http://127.0.0.1:1/", "https:/x.org/"):
+        assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
+    closed = ("monitoring", "monitoring/summary", "gradio_api/proxy=http://x.org", "gradio_api/runs", "docs",
+              "gradio_api/vibe-code", "gradio_api/deep_link", "openapi.json", "gradio_api/component_server")  # fmt: skip
+    for path in closed:
+        assert httpx.get(url + path).status_code == 404, path
+        assert httpx.post(url + path, json={}).status_code == 404, path
+    fn = next(k for k, one in enumerate(visitor.config["dependencies"]) if one["api_name"] == "ask")
+    asked = {"data": ["a", [{"path": "http://127.0.0.1:1/a.png"}]], "fn_index": fn, "session_hash": "s"}
+    refused = httpx.post(f"{url}gradio_api/queue/join", json=asked)
+    assert (refused.status_code, refused.json()) == (400, {"detail": "No address is fetched: upload the file itself."})
+    large = httpx.post(f"{url}gradio_api/queue/join", content=b"x" * (5 << 20))
+    assert large.status_code == 413
+
+
+def test_nothing_is_counted_recorded_or_offered_to_be(echo):
+    config = httpx.get(f"{echo[0]}config").json()
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert not config["is_space"]
+    assert httpx.get(f"{echo[0]}health").json()["ok"] is True
+    assert httpx.get(echo[0]).headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_guessed_ticket_opens_nothing_and_strange_questions_are_refused(echo, visitor):
+    assert httpx.get(f"{echo[0]}workbench/guessed/views").status_code == 404
+    base = echo[0] + visitor.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
+    for body in (b"", b"[]", b'{"ask": "speedup"}', b'{"ask": "branch", "at": 0}', b'{"ask": "close"}', b"{" * 5000):
+        answer = httpx.post(f"{base}/ask", content=body)
+        assert answer.status_code in (400, 404)
+        assert answer.json()["error"]
+    bad = httpx.post(f"{base}/ask", json={"ask": "sound", "media": "x" * 50})
+    assert (bad.status_code, "error" in bad.json()) == (404, True)
+
+
+def test_a_password_is_asked_for(serve):
+    url, _ = serve(Echo(), auth=("ada", "secret"))
+    assert httpx.get(f"{url}config").status_code == 401
+    assert httpx.post(f"{url}gradio_api/queue/join", json={"data": [], "session_hash": "a"}).status_code == 401
+    assert httpx.get(f"{url}health").status_code == 200
+    with pytest.raises(Exception, match="credentials"):
+        Client(url, verbose=False)
+    one = Client(url, verbose=False, auth=("ada", "secret"))
+    assert one.predict("a", api_name="/ask")[0] == "a"
+    one.close()
+
+
+# --- many visitors ----------------------------------------------------------------------------------------------------
+
+
+def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_picture(serve, tmp_path):
+    model = Echo(pause=0.005)
+    url, demo = serve(model)
+    visitors = [Client(url, verbose=False) for _ in range(20)]
+
+    def ask(k):
+        picture = png(tmp_path / f"{k}.png", (k, 100 + k, 200))
+        return [visitors[k].predict(f"visitor {k}", images=[picture], api_name="/ask")[0] for _ in range(2)]
+
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(ask, range(20)))
+    assert answers == [[f"{k}-{100 + k}-200 visitor {k}"] * 2 for k in range(20)]
+    assert model.most == 1
+    assert demo.desk.line.places == []
+    for one in visitors:
+        one.close()
+
+
+def test_a_flood_is_refused_in_words_while_others_are_answered(serve):
+    model = Echo(pause=0.05)
+    url, demo = serve(model, replace(LIMITS, waiting=6, places=2, per_minute=12))
+    rude, kind = Client(url, verbose=False), Client(url, verbose=False)
+    jobs = [rude.submit("flood", api_name="/ask") for _ in range(30)]
+    assert kind.predict("and I?", api_name="/ask")[0] == "and I?"
+    ends = [str(job.exception(timeout=60) or "answered") for job in jobs]
+    refused = [end for end in ends if end != "answered"]
+    assert len(refused) >= 18
+    assert all("in line already" in end or "within a minute" in end for end in refused), set(refused)
+    assert len(ends) - len(refused) >= 2
+    assert demo.desk.line.places == []
+    rude.close()
+    kind.close()
+
+
+def test_a_full_line_says_so_and_a_place_in_it_has_an_estimate(serve):
+    model = Echo(pause=0.1)
+    url, _ = serve(model, replace(LIMITS, waiting=2, places=2))
+    a, b, c = (Client(url, verbose=False) for _ in range(3))
+    first = a.submit("long", max_new_tokens=64, api_name="/ask")
+    until(lambda: model.running == 1)
+    second = b.submit("next", api_name="/ask")
+    until(second.outputs)
+    assert re.fullmatch(r"In line: 1 before you, about \d+ s\.", second.outputs()[0][1]["message"])
+    with pytest.raises(Exception, match="The model is busy: 2 visitors are in line"):
+        c.predict("and I?", api_name="/ask")
+    first.cancel()
+    assert second.result(timeout=30)[0] == "next"
+    assert model.stopped == 1
+    for one in (a, b, c):
+        one.close()
+
+
+def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, uploads, tmp_path):
+    model = Echo(pause=0.1)
+    url, demo = serve(model)
+    gone = Client(url, verbose=False)
+    gone.predict("a", images=[png(tmp_path / "mine.png", (91, 92, 93))], max_new_tokens=1, api_name="/ask")
+    assert list(uploads.rglob("mine.png"))
+    assert len(demo.desk.runs) == 1
+    job = gone.submit("long", max_new_tokens=64, api_name="/ask")
+    until(lambda: job.outputs() and model.running == 1)
+    gone.close()
+    until(lambda: model.stopped == 1)
+    until(lambda: len(demo.desk.runs) == 0 and not list(uploads.rglob("mine.png")))
+    assert demo.desk.line.places == []
+
+
+def test_who_never_reads_his_stream_holds_nobody_up(serve, visitor):
+    model = Echo(pause=0.02)
+    url, _ = serve(model, replace(LIMITS, seconds=0.5))
+    fn = next(k for k, one in enumerate(visitor.config["dependencies"]) if one["api_name"] == "ask")
+    data = ["long", None, None, None, None, None, None, "auto", 64]
+    for k in range(3):
+        joined = httpx.post(f"{url}gradio_api/queue/join", json={"data": data, "fn_index": fn, "session_hash": f"s{k}"})
+        assert joined.status_code == 200
+    one = Client(url, verbose=False)
+    assert one.predict("and I?", api_name="/ask")[0] == "and I?"
+    assert model.stopped == 3  # each had its half second
+    one.close()
+
+
+def test_closing_the_server_ends_what_runs(serve):
+    model = Echo(pause=0.1)
+    url, demo = serve(model)
+    one = Client(url, verbose=False)
+    one.submit("long", max_new_tokens=64, api_name="/ask")
+    until(lambda: model.running == 1)
+    began = time.monotonic()
+    demo.close(verbose=False)
+    until(lambda: model.running == 0)
+    assert time.monotonic() - began < 10
+    one.close()
+
+
+def test_rates_count_one_minute_and_say_how_long_to_wait(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(line.time, "monotonic", lambda: now[0])
+    rate = line.Rate(2)
+    rate.count("a")
+    now[0] += 20
+    rate.count("a")
+    rate.count("b")
+    with pytest.raises(line.Busy, match="ask again in 41 s"):
+        rate.count("a")
+    now[0] += 41
+    rate.count("a")
+
+
+def test_an_address_is_taken_from_a_tunnel_on_this_machine_only():
+    assert address_of({"x-forwarded-for": "1.2.3.4, 5.6.7.8"}, "127.0.0.1") == "5.6.7.8"
+    assert address_of({"x-forwarded-for": "1.2.3.4"}, "9.9.9.9") == "9.9.9.9"
+    assert address_of({}, "127.0.0.1") == "127.0.0.1"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    make_trace(rounds=3, question="first").save(folder / "first.trace")
+    make_trace(tokens=5, question="second").save(folder / "second.trace")
+    return folder
+
+
+def test_a_replay_keeps_the_recorded_pace_and_can_be_stopped(recorded):
+    replay = Replay(recorded)
+    assert list(replay.traces) == ["first", "second"]
+    heard = []
+    began = time.monotonic()
+    trace = replay.ask("second", on_token=lambda token: heard.append((token.piece, time.monotonic() - began)))
+    assert [piece for piece, _ in heard] == list(trace.tokens.piece)
+    assert all(at >= token.time_s - 0.01 for (_, at), token in zip(heard, trace.tokens, strict=True))
+    stop = threading.Event()
+    stop.set()
+    assert replay.ask("second", stop=stop).finish == "stopped"
+    with pytest.raises(TraceError, match="there are: first, second"):
+        replay.ask("third")
+
+
+def test_replay_and_rehearsal_run_where_there_is_no_torch(recorded):
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        "from workbench.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--replay", str(recorded), "--check", "--port", "0"],
+        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("ok   ") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--share"], "--auth USER:PASSWORD, or say --public"),
+        (["--auth", "ada"], "expected USER:PASSWORD"),
+        (["--replay", "nowhere"], "holds no .trace files"),
+        (["big", "--replay", "nowhere"], "loads no model"),
+        (["--port", "70000"], "from 0 to 65535"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, words, capsys):
+    from workbench.cli import main
+
+    assert main(["demo", *options]) in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+def test_a_tunnel_that_fails_says_so_and_the_way_out(monkeypatch, echo):
+    from gradio import networking
+
+    def fails(**_more):
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr(networking, "setup_tunnel", fails)
+    with pytest.raises(WorkbenchError, match=r"no public link \(RuntimeError: no route\)") as failure:
+        command.tunnel(echo[1])
+    assert echo[0] in str(failure.value)
+    assert "--host 0.0.0.0" in command._ROOM
+    assert "microphone" in command._ROOM
+
+
+def test_the_qr_code_is_of_the_link():
+    drawn = command.qr("https://example.org/a").splitlines()
+    assert len({len(re.sub(r"\x1b\[[0-9;]*m", "", row)) for row in drawn if row}) == 1
+    assert len(drawn) >= 14
+
+
+def test_tickets_and_limits_are_what_the_page_says():
+    page = (ROOT / "docs" / "demo.md").read_text("utf-8")
+    for name in Limits.__dataclass_fields__:
+        assert f"`{name}`" in page, name
+    for option in ("--share", "--public", "--auth", "--check", "--replay", "--host", "--port"):
+        assert option in page
+    compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "docs/demo.md", "exec")
