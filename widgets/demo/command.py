@@ -106,7 +106,8 @@ def _serve(asked: argparse.Namespace, auth: tuple[str, str] | None, say: Say) ->
     began = time.monotonic()
     model = _model(asked)
     say(f"{model!r}: there, in {time.monotonic() - began:.1f} s")
-    limits = Limits(waiting=asked.queue, tokens=asked.max_tokens, per_minute=asked.per_minute)
+    each = asked.per_minute
+    limits = Limits(waiting=asked.queue, tokens=asked.max_tokens, per_minute=each, per_address=20 * each)
     demo = build(model, limits=limits)
     ended = threading.Event()
     try:
