@@ -218,7 +218,7 @@ def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     for path in ("pyproject.toml", str(ROOT / "pyproject.toml"), "/etc/passwd", "http://127.0.0.1:1/", "https:/x/"):
         assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
     closed = ("monitoring", "monitoring/summary", "gradio_api/proxy=http://x.org", "gradio_api/runs", "docs",
-              "gradio_api/vibe-code", "gradio_api/deep_link", "openapi.json", "gradio_api/component_server")  # fmt: skip
+              "gradio_api/vibe-code", "openapi.json", "gradio_api/component_server")  # fmt: skip
     for path in closed:
         assert httpx.get(url + path).status_code == 404, path
         assert httpx.post(url + path, json={}).status_code == 404, path
@@ -234,7 +234,6 @@ def test_nothing_is_counted_recorded_or_offered_to_be(echo):
     config = httpx.get(f"{echo[0]}config").json()
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
-    assert not config["is_space"]
     assert httpx.get(f"{echo[0]}health").json()["ok"] is True
     assert httpx.get(echo[0]).headers["x-content-type-options"] == "nosniff"
 
