@@ -317,7 +317,7 @@ def test_a_full_line_says_so_and_a_place_in_it_has_an_estimate(serve):
 
 
 def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, uploads, tmp_path):
-    model = Echo(pause=0.1)
+    model = Echo(pause=0.9)  # a client's leaving is noticed at its next heartbeat, within 15 s
     url, demo = serve(model)
     gone = Client(url, verbose=False)
     gone.predict("a", images=[png(tmp_path / "mine.png", (91, 92, 93))], max_new_tokens=1, api_name="/ask")
@@ -326,7 +326,7 @@ def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, u
     job = gone.submit("long", max_new_tokens=64, api_name="/ask")
     until(lambda: job.outputs() and model.running == 1)
     gone.close()
-    until(lambda: model.stopped == 1)
+    until(lambda: model.stopped == 1, 60)
     until(lambda: len(demo.desk.runs) == 0 and not list(uploads.rglob("mine.png")))
     assert demo.desk.line.places == []
 
