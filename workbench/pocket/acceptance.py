@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from workbench.pocket import speech
-from workbench.pocket.data import Teller
-from workbench.pocket.features import frames, patches
+from workbench.pocket.data import Teller, pictures, sounds
 from workbench.pocket.packing import Branch, Tree, pack
 from workbench.pocket.questions import TASKS, WORDS, Shown, random_turn
-from workbench.pocket.world import random_scene, render
+from workbench.pocket.tones import random_beeps
+from workbench.pocket.world import changed, random_scene
 
 __all__ = ["Acceptance", "accept", "play"]
 
@@ -95,21 +95,28 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
     bank = speech.bank("espeak", 20, progress=False)
     for task in TASKS.values():
         for _ in range(count):
-            sees = task.needs in ("image", "both")
-            hears = task.needs in ("audio", "both")
-            scene = random_scene(rng) if sees else None
-            word = WORDS[int(rng.integers(len(WORDS)))] if hears else None
-            media: list[tuple] = []
-            if sees:
-                media.append(("image", patches(render(scene, rng))))
-            if hears:
-                media.append(("audio", frames(speech.augment(bank.take(word, rng), rng))))
-            turn = random_turn(Shown(scene, word), rng, (task.name,))
-            modality = "image and sound" if sees and hears else "image" if sees else "sound" if hears else "text"
+            shown = _shown(task.needs, rng)
+            seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
+            media: list[tuple] = [*seen, *heard]
+            turn = random_turn(shown, rng, (task.name,))
+            modality = "image and sound" if seen and heard else "image" if seen else "sound" if heard else "text"
             prefix = [*teller.text("<bos><|turn>user\n")]
             for kind, content in media:
                 prefix += teller.media(kind, content)
             yield modality, task.name, prefix, media, [*teller.text(f"{turn.question}<turn|>\n<|turn>model\n")]
+
+
+def _shown(needs: str, rng: np.random.Generator) -> Shown:
+    """Something that a task's question can be asked about."""
+    scene = random_scene(rng, 1, 3) if needs in ("image", "both", "two") else None
+    return Shown(
+        scene,
+        WORDS[int(rng.integers(len(WORDS)))] if needs in ("audio", "both") else None,
+        after=changed(scene, rng) if scene is not None and needs == "two" else None,
+        digit=int(rng.integers(10)) if needs == "digit" else None,
+        beeps=random_beeps(rng) if needs == "beeps" else None,
+        odd=needs == "odd",
+    )
 
 
 def accept(model, drafter, processor, count: int = 12, drafts: int = 4, seed: int = 78) -> Acceptance:

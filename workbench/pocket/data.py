@@ -9,11 +9,14 @@ import numpy as np
 
 from workbench.pocket import speech
 from workbench.pocket.features import frames, patches
+from workbench.pocket.handwriting import draw
+from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
-from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, describe, missing, random_turn
-from workbench.pocket.world import COLOURS, SHAPES, random_scene, render
+from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, missing, picture_said, random_turn, sound_said
+from workbench.pocket.tones import beep, random_beeps
+from workbench.pocket.world import COLOURS, DIGITS, SHAPES, Scene, changed, random_scene, render
 
-__all__ = ["Mix", "Teller", "batch"]
+__all__ = ["Mix", "Teller", "batch", "draw_shown", "pictures", "sounds"]
 
 SYSTEM = (
     "You are a helpful assistant.", "Be short.", "Answer in one sentence.", "You are a small model.", "Be kind.",
@@ -34,7 +37,9 @@ class Mix:
         image, both, audio, text: share of trees with these media.
         budget: tokens an image tree may fill with questions.
         most: questions over one picture.
-        crowd: share of pictures with four to nine things: many more shapes seen for the same work.
+        crowd, digit, odd, two: share, among pictures without a sound, of those with four to nine things (many more shapes
+            seen for the same work), of handwritten digits, of what is not of this world, and of pairs.
+        beeps: share of beeps among sounds without a picture.
     """
 
     rows: int = 16
@@ -46,6 +51,10 @@ class Mix:
     budget: int = 225
     most: int = 12
     crowd: float = 0.0
+    digit: float = 0.14
+    odd: float = 0.04
+    two: float = 0.14
+    beeps: float = 0.14
 
 
 class Teller:
@@ -82,7 +91,7 @@ class Teller:
         return Branch(ids, weights, task=turns[-1].task)
 
 
-def cells(scene, xy: np.ndarray) -> np.ndarray:  # noqa: ANN001
+def cells(scene: Scene, xy: np.ndarray) -> np.ndarray:
     """What fills the ninth of the picture each patch lies in: (N, 2) shape and colour, counted from 1; 0 is nothing."""
     cols, rows = xy.max(axis=0) + 1
     place = (xy[:, 1] + 0.5) * 3 // rows * 3 + (xy[:, 0] + 0.5) * 3 // cols
@@ -92,46 +101,89 @@ def cells(scene, xy: np.ndarray) -> np.ndarray:  # noqa: ANN001
     return known[place.astype(np.int64)]
 
 
-def _picture(scene, rng: np.random.Generator):  # noqa: ANN001, ANN202
-    """A scene as patches with what each shows (``cells``)."""
-    cut, xy = _drawn(scene, rng)
-    return cut, xy, cells(scene, xy)
+def written(digit: int, box: tuple[float, float, float, float], xy: np.ndarray) -> np.ndarray:
+    """The same for a handwritten digit, which counts as a shape after ``SHAPES`` and has no colour (-1)."""
+    cols, rows = xy.max(axis=0) + 1
+    x, y = (xy[:, 0] + 0.5) / cols, (xy[:, 1] + 0.5) / rows
+    inside = (x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])
+    shape = np.where(inside, len(SHAPES) + 1 + digit, 0)
+    return np.stack([shape, np.full_like(shape, -1)], 1)
 
 
-def _drawn(scene, rng: np.random.Generator):  # noqa: ANN001, ANN202
-    """A scene as patches: usually drawn at the model's size, else at another and resized as the processor would."""
+def _size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height: usually the model's own, else another that is resized as the processor would."""
     kind = rng.random()
     if kind < 0.5:
-        return patches(render(scene, rng))
-    if kind < 0.75:  # drawn at the model's size, other aspect ratios
+        return 384, 384
+    if kind < 0.75:  # whole patches, other aspect ratios
         rows = int(rng.integers(4, 13))
-        cols = int(min(12, 70 // rows))
-        return patches(render(scene, rng, cols * 48, rows * 48))
+        return int(min(12, 70 // rows)) * 48, rows * 48
     area = float(rng.uniform(100, 520))
     aspect = 2 ** float(rng.uniform(-1.2, 1.2)) if rng.random() < 0.6 else 1.0
-    width, height = max(64, int(area * aspect**0.5)), max(64, int(area / aspect**0.5))
-    return patches(render(scene, rng, width, height))
+    return max(64, int(area * aspect**0.5)), max(64, int(area / aspect**0.5))
 
 
-def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator) -> Tree:
+def pictures(shown: Shown, rng: np.random.Generator) -> list[tuple[str, tuple]]:
+    """The pictures of a prompt as media of a ``Tree``: patches, their places, and what each shows (``cells``)."""
+    width, height = _size(rng)
+    if shown.digit is not None:
+        picture, box = draw(shown.digit, rng, width, height)
+        cut, xy = patches(picture)
+        return [("image", (cut, xy, written(shown.digit, box, xy)))]
+    if shown.odd:
+        return [("image", patches(odd_picture(rng, width, height)))]
+    drawn = []
+    for scene in (shown.scene, shown.after):
+        if scene is not None:
+            cut, xy = patches(render(scene, rng, width, height))
+            drawn.append(("image", (cut, xy, cells(scene, xy))))
+    return drawn
+
+
+def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """The sound of a prompt, if there is one, as media of a ``Tree``."""
+    if shown.word is not None:
+        return [("audio", frames(speech.augment(bank.take(shown.word, rng), rng)))]
+    return [("audio", frames(beep(shown.beeps, rng)))] if shown.beeps is not None else []
+
+
+def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
+    """What the next prompt shows, and whether it is a crowded picture."""
     draw = rng.random()
     sees = draw < mix.image + mix.both
     hears = mix.image <= draw < mix.image + mix.both + mix.audio
-    crowded = mix.crowd > 0 and rng.random() < mix.crowd
-    scene = (random_scene(rng, 4, 9) if crowded else random_scene(rng)) if sees else None
     word = WORDS[int(rng.integers(len(WORDS)))] if hears else None
-    said = WORDS.index(word) if word else -1
-    shown = Shown(scene, word)
-    media = []
-    if sees:
-        media.append(("image", _picture(scene, rng)))
-    if hears:
-        media.append(("audio", frames(speech.augment(bank.take(word, rng), rng))))
-    if rng.random() < 0.25:
-        media.reverse()
+    beeps = None
+    if hears and not sees and rng.random() < mix.beeps:
+        word, beeps = None, random_beeps(rng)
+    if not sees:
+        return Shown(word=word, beeps=beeps), False
+    if not hears:
+        kind = rng.random()
+        if kind < mix.digit:
+            return Shown(digit=int(rng.integers(10))), False
+        if kind < mix.digit + mix.odd:
+            return Shown(odd=True), False
+        if kind < mix.digit + mix.odd + mix.two:
+            scene = random_scene(rng, 1, 3)
+            return Shown(scene, after=changed(scene, rng)), False
+        if kind < mix.digit + mix.odd + mix.two + mix.crowd:
+            return Shown(random_scene(rng, 4, 9)), True
+    scene = random_scene(rng, 0 if rng.random() < 0.06 else 1, 4)
+    if word is not None and scene.things and rng.random() < 0.6:  # a word that is in the picture
+        thing = scene.things[int(rng.integers(len(scene.things)))]
+        word = (thing.shape, thing.shape, thing.colour, DIGITS[len(scene.things)])[int(rng.integers(4))]
+    return Shown(scene, word, beeps=beeps), False
+
+
+def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator) -> Tree:
+    shown, crowded = draw_shown(mix, rng)
+    seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
+    media: list = seen + heard if rng.random() < 0.75 else heard + seen
+    said = WORDS.index(shown.word) if shown.word else -1
     thought = ""
-    if media and not (crowded and sees) and rng.random() < 0.06:
-        thought = " ".join(([describe(scene)] if sees else []) + ([f'A voice says "{word}".'] if hears else []))
+    if media and not crowded and shown.after is None and rng.random() < 0.05:
+        thought = " ".join(([picture_said(shown)] if seen else []) + ([sound_said(shown)] if heard else []))
     system = SYSTEM[int(rng.integers(len(SYSTEM)))] if rng.random() < 0.1 else ""
     head = "<bos>"
     if thought or system:
@@ -140,7 +192,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
 
     def ask() -> Turn:
         odd = missing(shown, rng) if rng.random() < 0.04 else None
-        return odd or random_turn(shown, rng, CROWD_TASKS if crowded and sees else None)
+        return odd or random_turn(shown, rng, CROWD_TASKS if crowded else None)
 
     if media and rng.random() < 0.06:  # the question before the picture or sound
         turn = ask()
@@ -153,7 +205,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     for kind, content in media:
         prefix += teller.media(kind, content)
     tree = Tree(prefix, media, [], said)
-    most = mix.most if sees else 2
+    most = mix.most if seen else 2
     while len(tree.branches) < most:
         turns = [ask() for _ in range(1 if rng.random() < 0.85 else int(rng.integers(2, 4)))]
         branch = teller.branch(turns, thought)

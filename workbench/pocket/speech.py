@@ -63,7 +63,7 @@ def voices(split: str, count: int, seed: int = 0) -> list[Voice]:
         speed, pitch = float(rng.uniform(0.75, 1.4)), float(rng.uniform(0.6, 1.5))
         if split == "festival":
             drawn.append(Voice("festival", "kal", speed))
-        elif split == "flite" or (split == "train" and rng.random() < 0.25):
+        elif split == "flite" or (split == "train" and rng.random() < 0.4):
             name = "rms" if split == "flite" else ("kal", "awb", "slt", "kal16")[int(rng.integers(4))]
             drawn.append(Voice("flite", name, speed, pitch))
         elif split in ("train", "espeak"):

@@ -40,14 +40,13 @@ def corpus(lines: int = 20_000, seed: int = 0) -> Iterable[str]:
     """What the merges are learnt from: questions and answers of the world, turn names and plain English words."""
     import numpy as np
 
-    from workbench.pocket.questions import WORDS, Shown, missing, random_turn
-    from workbench.pocket.world import random_scene
+    from workbench.pocket.data import Mix, draw_shown
+    from workbench.pocket.questions import missing, random_turn
 
     rng = np.random.default_rng(seed)
+    mix = Mix(image=0.45, both=0.15, audio=0.2, text=0.2)
     for k in range(lines):
-        shown = Shown(
-            random_scene(rng) if k % 4 else None, WORDS[int(rng.integers(len(WORDS)))] if k % 3 == 0 else None
-        )
+        shown, _ = draw_shown(mix, rng)
         turn = (missing(shown, rng) if k % 15 == 0 else None) or random_turn(shown, rng)
         yield turn.question
         yield turn.answer

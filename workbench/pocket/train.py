@@ -18,7 +18,7 @@ from typing import Any
 from workbench.errors import Incompatible
 from workbench.pocket.data import Mix
 from workbench.pocket.questions import WORDS
-from workbench.pocket.world import COLOURS, SHAPES
+from workbench.pocket.world import COLOURS, DIGITS, SHAPES
 
 __all__ = ["Recipe", "main", "train"]
 
@@ -43,7 +43,7 @@ class Recipe:
     warmup: int = 60
     floor: float = 0.05
     clip: float = 1.0
-    voices: int = 320
+    voices: int = 360
     look: float = 0.0
     hear: float = 0.0
     begin: str = ""
@@ -67,8 +67,12 @@ STAGES = {
         mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
     ),
     3: Recipe(
+        steps=2400, muon=0.018, adam=1e-3, look=0.2, hear=0.5,
+        mix=Mix(rows=20, length=200, image=0.52, both=0.12, audio=0.3, text=0.06, budget=194, most=6, crowd=0.15),
+    ),
+    4: Recipe(
         steps=500, muon=0.012, adam=6e-4, look=0.1, hear=0.3,
-        mix=Mix(rows=24, length=160, image=0.62, both=0.1, audio=0.25, text=0.03, budget=154, most=6),
+        mix=Mix(rows=20, length=200, image=0.55, both=0.12, audio=0.27, text=0.06, budget=194, most=6),
     ),
 }  # fmt: skip
 
@@ -145,7 +149,7 @@ class Look:
     def __init__(self, model, layer: int = 3) -> None:  # noqa: ANN001
         import torch
 
-        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(SHAPES) + len(COLOURS) + 2)
+        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(SHAPES) + len(DIGITS) + len(COLOURS) + 2)
         self.seen: Any = None
         self.shapes_right = float("nan")
         model.model.language_model.layers[layer].register_forward_hook(self._keep)
@@ -163,12 +167,13 @@ class Look:
             return torch.zeros(())
         logits = self.head(self.seen[data["block"] >= 0])
         weights = torch.where(labels[:, 0] > 0, 1.0, 0.2) * (labels[:, 0] >= 0)
+        coloured = (labels[:, 1] >= 0).float()
         labels = labels.clamp(min=0)
-        n = len(SHAPES) + 1
+        n = len(SHAPES) + len(DIGITS) + 1
         filled = labels[:, 0] > 0
         self.shapes_right = (logits[filled, :n].argmax(-1) == labels[filled, 0]).float().mean().item()
         each = f.cross_entropy(logits[:, :n], labels[:, 0], reduction="none")
-        each = each + f.cross_entropy(logits[:, n:], labels[:, 1], reduction="none")
+        each = each + coloured * f.cross_entropy(logits[:, n:], labels[:, 1], reduction="none")
         return (each * weights).sum() / weights.sum().clamp(min=1)
 
 
@@ -302,12 +307,15 @@ def train(
     import torch
 
     from workbench.pocket import build, senses, speech
+    from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
     processor = build.build_processor()
     model = build.build_model(processor.tokenizer, recipe.seed)
     if recipe.begin:
-        model.load_state_dict(type(model).from_pretrained(recipe.begin, dtype=torch.float32).state_dict())
+        new = begin(model, processor.tokenizer, recipe.begin)
+        if new:
+            print(f"{new} pieces of the tokenizer are new to the weights of {recipe.begin}", flush=True)
     else:
         senses.start(model, recipe.seed)
     senses.coarse(model)

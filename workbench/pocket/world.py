@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,16 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["COLOURS", "PLACES", "SHAPES", "Scene", "Thing", "plain_render", "random_scene", "render"]
+__all__ = [
+    "COLOURS", "DIGITS", "PLACES", "SHAPES", "SIZES", "Scene", "Thing", "background", "changed", "difference", "plain_render", "random_scene",
+    "render",
+]  # fmt: skip
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
+SIZES = {"small": (0.22, 0.3), "large": (0.38, 0.47)}
+"""Radius of a small and of a large thing, as a part of a ninth's shorter side."""
 PLACES = (
     "top left", "top", "top right",
     "left", "center", "right",
@@ -46,11 +52,12 @@ _TILE = 4  # supersampling of a shape's mask
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape: its colour, its shape and the index of its place in ``PLACES``."""
+    """One shape: its colour, its shape, the index of its place in ``PLACES``, and its size: of ``SIZES`` or any (``""``)."""
 
     colour: str
     shape: str
     place: int
+    size: str = ""
 
     @property
     def name(self) -> str:
@@ -74,11 +81,59 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator, fewest: int = 1, most: int = 3) -> Scene:
-    """A scene of ``fewest`` to ``most`` things, everything uniform."""
+    """A scene of ``fewest`` to ``most`` things, everything uniform; four in five things are clearly small or large."""
     places = sorted(rng.choice(9, int(rng.integers(fewest, most + 1)), replace=False).tolist())
-    return Scene(
-        tuple(Thing(COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))], p) for p in places)
-    )
+    return Scene(tuple(_thing(rng, p) for p in places))
+
+
+def _thing(rng: np.random.Generator, place: int) -> Thing:
+    size = ("small", "small", "large", "large", "")[rng.integers(5)]
+    return Thing(COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))], place, size)
+
+
+def changed(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene after one change (see ``difference``), or, one time in eight, after none."""
+    things = list(scene.things)
+    free = [p for p in range(9) if scene.at(p) is None]
+    kinds = ["came"] if free else []
+    if things:
+        kinds += ["went", "colour", "shape", "moved"] if free else ["went", "colour", "shape"]
+    kind = kinds[rng.integers(len(kinds))] if rng.random() < 0.875 else "none"
+    if kind == "came":
+        things.append(_thing(rng, free[rng.integers(len(free))]))
+    elif kind != "none":
+        thing = things.pop(rng.integers(len(things)))
+        if kind == "colour":
+            others = [c for c in COLOURS if c != thing.colour]
+            things.append(replace(thing, colour=others[rng.integers(len(others))]))
+        elif kind == "shape":
+            shapes = [s for s in SHAPES if s != thing.shape]
+            things.append(replace(thing, shape=shapes[rng.integers(len(shapes))]))
+        elif kind == "moved":
+            things.append(replace(thing, place=free[rng.integers(len(free))]))
+    return Scene(tuple(sorted(things, key=lambda t: t.place)))
+
+
+def difference(before: Scene, after: Scene) -> str:
+    """What ``changed`` did, in words: ``"The star at the top turned blue."``, ``"Nothing."``."""
+
+    def only(one: Scene, other: Scene) -> list[Thing]:
+        there = {(t.colour, t.shape, t.place) for t in other.things}
+        return [t for t in one.things if (t.colour, t.shape, t.place) not in there]
+
+    gone, new = only(before, after), only(after, before)
+    if not gone and not new:
+        return "Nothing."
+    if not gone:
+        return f"A {new[0].name} came at the {PLACES[new[0].place]}."
+    old = gone[0]
+    if not new:
+        return f"The {old.name} at the {PLACES[old.place]} went away."
+    if new[0].place != old.place:
+        return f"The {old.name} moved to the {PLACES[new[0].place]}."
+    if new[0].colour != old.colour:
+        return f"The {old.shape} at the {PLACES[old.place]} turned {new[0].colour}."
+    return f"The {old.name} turned into a {new[0].shape}."
 
 
 def _outline(shape: str, rng: np.random.Generator) -> np.ndarray | None:
@@ -135,8 +190,8 @@ def _colour(name: str, rng: np.random.Generator) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(h, s, v), np.float32) * 255
 
 
-def _background(height: int, width: int, rng: np.random.Generator, dark: bool) -> np.ndarray:
-    """A canvas (H, W, 3) float32: plain, gradient or blotchy, of low saturation."""
+def background(height: int, width: int, rng: np.random.Generator, dark: bool) -> np.ndarray:
+    """A canvas (H, W, 3) float32 0..255: plain, gradient, blotchy or textured, of low saturation; ``dark``: 130 at most."""
 
     def shade() -> np.ndarray:
         kind = rng.random()
@@ -167,7 +222,23 @@ def _background(height: int, width: int, rng: np.random.Generator, dark: bool) -
         n = int(rng.integers(3, 24))
         coarse = Image.fromarray(rng.normal(0, rng.uniform(4, 18), (n, n)).astype(np.float32))
         canvas += np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))[..., None]
+    if rng.random() < 0.1:
+        canvas += _texture(height, width, rng)[..., None] * rng.uniform(6, 28)
     return canvas
+
+
+def _texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Stripes, checks, dots or weave (H, W), -1..1, of any direction, 6 to 60 pixels a repeat."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    angle, pitch = rng.uniform(0, math.pi), 2 * math.pi / rng.uniform(6, 60)
+    u = np.sin(pitch * (x * math.cos(angle) + y * math.sin(angle)))
+    v = np.sin(pitch * (y * math.cos(angle) - x * math.sin(angle)))
+    kind = rng.integers(4)
+    if kind == 0:
+        return u
+    if kind == 1:
+        return np.sign(u * v)
+    return np.maximum(0, u * v) if kind == 2 else (u + v) / 2
 
 
 def render(scene: Scene, rng: np.random.Generator, width: int = 384, height: int = 384) -> Image.Image:
@@ -185,12 +256,15 @@ def render(scene: Scene, rng: np.random.Generator, width: int = 384, height: int
 
     outlined = rng.random() < 0.12
     dark = any(t.colour == "white" for t in scene.things) and not outlined
-    canvas = _background(height, width, rng, dark)
+    canvas = background(height, width, rng, dark)
     cell_w, cell_h = width / 3, height / 3
     cell = min(cell_w, cell_h)
     common = rng.uniform(0.26, 0.46)
     for thing in scene.things:
-        scale = common if rng.random() < 0.5 else rng.uniform(0.24, 0.47)
+        if thing.size:
+            scale = rng.uniform(*SIZES[thing.size])
+        else:
+            scale = common if rng.random() < 0.5 else rng.uniform(0.24, 0.47)
         radius = max(3.0, cell * scale)
         slack_x, slack_y = max(0.0, cell_w / 2 - radius), max(0.0, cell_h / 2 - radius)
         x = (thing.place % 3 + 0.5) * cell_w + rng.uniform(-1, 1) * min(slack_x, cell_w * 0.22)
@@ -238,7 +312,7 @@ def plain_render(
         scene: what to draw.
         width, height: pixels.
         background: any PIL colour; None takes white, or grey when a white shape would vanish.
-        scale: radius as a part of a grid cell's shorter side.
+        scale: radius, as a part of a grid cell's shorter side, of things that are neither small nor large.
         smooth: softened edges, as vector graphics have.
     """
     from PIL import Image, ImageDraw
@@ -251,8 +325,8 @@ def plain_render(
         background = "gray" if any(t.colour == "white" for t in scene.things) else "white"
     picture = Image.new("RGB", (width, height), background)
     draw = ImageDraw.Draw(picture)
-    r = min(width, height) / 3 * scale
     for thing in scene.things:
+        r = min(width, height) / 3 * {"small": 0.26, "large": 0.42, "": scale}[thing.size]
         x, y = (thing.place % 3 + 0.5) * width / 3, (thing.place // 3 + 0.5) * height / 3
         ink = _CSS[thing.colour]
         if thing.shape == "circle":
