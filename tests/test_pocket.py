@@ -11,8 +11,20 @@ from PIL import Image
 from workbench.errors import Incompatible, MediaError
 from workbench.pocket import WEIGHTS, speech
 from workbench.pocket.features import frames, grid, patches
-from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing
-from workbench.pocket.world import COLOURS, SHAPES, Scene, Thing, plain_render, random_scene, render
+from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing, random_turn
+from workbench.pocket.tones import beep, random_beeps
+from workbench.pocket.world import (
+    COLOURS,
+    PLACES,
+    SHAPES,
+    Scene,
+    Thing,
+    changed,
+    difference,
+    plain_render,
+    random_scene,
+    render,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Transformers' own
@@ -71,12 +83,91 @@ def test_scenes_are_described_in_reading_order():
 
 
 def test_every_task_has_an_answer_for_what_it_needs():
+    from workbench.pocket.acceptance import shown_for
+
     rng = np.random.default_rng(1)
     for task in TASKS.values():
         for _ in range(50):
-            turn = task.turn(Shown(random_scene(rng), "seven"), rng)
+            shown = shown_for(task.needs, rng)
+            assert task.fits(shown)
+            turn = task.turn(shown, rng)
             assert turn.question
             assert turn.answer[-1] in '."'
+
+
+def test_tasks_that_do_not_fit_are_not_asked():
+    rng = np.random.default_rng(1)
+    empty = Shown(Scene(()))
+    asked = {random_turn(empty, rng).task for _ in range(200)}
+    assert {"scene", "count", "place"} <= asked
+    assert not asked & {"where", "colour", "shape", "story", "digit", "word", "beeps", "what changed"}
+    assert describe(Scene(())) == "Nothing."
+
+
+@given(st.integers(0, 2**32))
+def test_a_change_is_told_as_it_was_made(seed):
+    rng = np.random.default_rng(seed)
+    before = random_scene(rng, 0, 9)
+    after = changed(before, rng)
+    said = difference(before, after)
+    old, new = ({(t.colour, t.shape, t.place) for t in s.things} for s in (before, after))
+    assert (said == "Nothing.") == (old == new)
+    assert len(old - new) <= 1
+    assert len(new - old) <= 1
+    for colour, shape, place in new - old:
+        told = {PLACES[place], colour, shape}
+        assert any(word in said for word in told)
+    assert len({t.place for t in after.things}) == len(after.things)
+
+
+@given(st.integers(0, 2**32))
+def test_beeps_can_be_counted_and_told_high_from_low(seed):
+    rng = np.random.default_rng(seed)
+    beeps = random_beeps(rng)
+    wave = beep(beeps, rng)
+    assert wave.dtype == np.float32
+    assert np.abs(wave).max() <= 1
+    assert len(wave) <= 1.6 * 16_000
+    spectrum = np.abs(np.fft.rfft(wave)) * (np.fft.rfftfreq(len(wave), 1 / 16_000) > 150)
+    loudest = np.fft.rfftfreq(len(wave), 1 / 16_000)[spectrum.argmax()]
+    assert (loudest > 800) == beeps.high
+    level = np.sqrt(np.convolve(wave**2, np.ones(320) / 320, "same"))
+    loud = level > 0.35 * level.max()
+    assert int((np.diff(loud.astype(int)) == 1).sum()) + int(loud[0]) == beeps.count
+
+
+def test_held_out_digits_are_never_drawn_in_training():
+    from workbench.pocket.handwriting import draw, scans
+
+    seen, held = (scans(held_out)[0].reshape(-1, 64) for held_out in (False, True))
+    assert len(seen) + len(held) == 1797
+    assert not {row.tobytes() for row in seen} & {row.tobytes() for row in held}
+    for digit in range(10):
+        picture, box = draw(digit, np.random.default_rng(digit), 300, 200)
+        assert picture.size == (300, 200)
+        assert 0 <= box[0] < box[2] <= 1
+        assert 0 <= box[1] < box[3] <= 1
+
+
+def test_weights_of_another_tokenizer_keep_the_rows_of_their_pieces(processor, tmp_path):
+    from workbench.pocket import build
+    from workbench.pocket.graft import begin
+
+    stored = build.build_model(processor.tokenizer, 4)
+    build.save(stored, processor, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    record = json.loads(path.read_text())
+    vocabulary = record["model"]["vocab"]
+    star, circle = vocabulary["▁star"], vocabulary["▁circle"]
+    vocabulary["▁star"], vocabulary["▁circle"] = circle, star
+    path.write_text(json.dumps(record))
+    model = build.build_model(processor.tokenizer, 5)
+    assert begin(model, processor.tokenizer, tmp_path) == 0
+    ours, theirs = (m.get_input_embeddings().weight for m in (model, stored))
+    theirs = theirs.bfloat16().float()
+    assert torch.equal(ours[star], theirs[circle])
+    assert torch.equal(ours[circle], theirs[star])
+    assert torch.equal(ours[: min(star, circle)], theirs[: min(star, circle)])
 
 
 def test_questions_about_what_is_not_there_are_said_to_be():

@@ -140,7 +140,7 @@ def test_branching_where_there_is_nothing(model, story, at):
 
 
 @pytest.mark.parametrize(
-    ("token", "said"), [("", "empty"), (-1, "token id -1"), (10**9, "token id"), (None, "completion=None")]
+    ("token", "said"), [("", "empty"), (-1, "token id -1"), (10**9, "token id"), (None, "token=None")]
 )
 def test_branching_with_no_token(model, story, token, said):
     with pytest.raises(PromptError, match=said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,9 @@ CATALOG = {
 }  # fmt: skip
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
 def find(name: str | os.PathLike) -> Entry:
     """What a name, a folder or a hub id (``owner/model``) stands for.
 
@@ -90,13 +94,16 @@ def find(name: str | os.PathLike) -> Entry:
     known = CATALOG.get(text.strip().lower())
     if known is not None:
         return known
+    for entry in CATALOG.values():
+        if entry.source.lower() == text.strip().lower():
+            return entry  # a hub id whose sizes and drafter are known
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"The folder {text!r} holds no config.json: it is not a model's folder.")
         return Entry(folder.resolve().name, str(folder.resolve()), local=True)
     looks_like_path = text.startswith((".", "/", "~", "\\")) or text.count("/") > 1 or "\\" in text
-    if "/" in text and not looks_like_path:
+    if "/" in text and not looks_like_path and _HUB_ID.fullmatch(text):
         return Entry(text, text)
     near = difflib.get_close_matches(text.lower(), list(CATALOG), n=1, cutoff=0.4)
     raise ModelError(

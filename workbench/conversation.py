@@ -61,12 +61,14 @@ def conversation(
     if system is not None:
         if not isinstance(system, str) or not system.strip():
             raise PromptError(f"system={system!r}: expected text, or None for no system turn.")
+        sound_text("system=", system)
         if turns and turns[0]["role"] == "system":
             raise PromptError("Both system= and a system turn in history= were given: pass one of them.")
         turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
     if question is not None:
         if not isinstance(question, str):
             raise PromptError(f"The question is {type(question).__name__}; expected text.")
+        sound_text("The question", question)
         if not question.strip():
             raise PromptError("The question is empty: say what you want to know.")
         parts: list[dict[str, Any]] = []
@@ -77,7 +79,22 @@ def conversation(
             parts.append({"type": "audio", "index": len(sounds)})
             sounds.append(load_audio(source))
         turns.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
+    if not turns:
+        raise PromptError("There is nothing to answer: give a question, or history= that ends with one.")
     return Conversation(tuple(turns), tuple(pictures), tuple(sounds))
+
+
+def sound_text(name: str, text: str) -> str:
+    """The text, if it can be written as UTF-8.
+
+    Raises:
+        PromptError: It holds half a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{name} holds {text[error.start]!r} at {error.start}: half a character.") from None
+    return text
 
 
 def _listed(sources: Any, name: str) -> list[Any]:
@@ -86,8 +103,13 @@ def _listed(sources: Any, name: str) -> list[Any]:
         return []
     if isinstance(sources, (str, bytes, bytearray, memoryview, np.ndarray, Image, Audio)) or hasattr(sources, "read"):
         return [sources]
-    if name == "audio" and isinstance(sources, tuple) and len(sources) == 2 and isinstance(sources[1], (int, float)):
-        return [sources]  # (samples, rate)
+    if (
+        name == "audio"
+        and isinstance(sources, tuple)
+        and len(sources) == 2
+        and any(isinstance(part, (int, float, np.number)) for part in sources)
+    ):
+        return [sources]  # (samples, rate), either way round
     if not isinstance(sources, Iterable):
         return [sources]  # a Path or PIL image; anything else is refused by name when it is loaded
     return list(sources)
@@ -107,7 +129,7 @@ def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[d
     for k, message in enumerate(history):
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise PromptError(f'history[{k}] is {message!r}; expected {{"role": …, "content": …}}.')
-        role = _ROLES.get(message["role"])
+        role = _ROLES.get(message["role"]) if isinstance(message["role"], str) else None
         if role is None:
             raise PromptError(f"history[{k}] has role {message['role']!r}; expected user, model, system or tool.")
         if role == "system" and k:
@@ -117,14 +139,35 @@ def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[d
         if isinstance(parts, Mapping) or not isinstance(parts, Iterable):
             raise PromptError(f"history[{k}] has content {content!r}; expected text or a list of parts.")
         more = {name: message[name] for name in ("name", "tool_calls") if name in message}
+        check_extras(f"history[{k}]", more)
         turns.append({"role": role, "content": [_part(p, f"history[{k}]", pictures, sounds) for p in parts], **more})
     return turns
+
+
+def check_extras(where: str, more: Mapping[str, Any]) -> None:
+    """Check what a turn has besides its role and content, as the chat template takes it.
+
+    Raises:
+        PromptError: ``name`` is no text, or ``tool_calls`` no list of ``{"function": {"name": …, "arguments": …}}``.
+    """
+    if not isinstance(more.get("name", ""), str):
+        raise PromptError(f"{where} has name {more['name']!r}; expected text.")
+    calls = more.get("tool_calls", [])
+    ok = isinstance(calls, (list, tuple)) and all(
+        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)
+        and isinstance(call["function"].get("name"), str) and isinstance(call["function"].get("arguments", {}), Mapping)
+        for call in calls
+    )  # fmt: skip
+    if not ok:
+        raise PromptError(
+            f'{where} has tool_calls {calls!r}; expected [{{"function": {{"name": text, "arguments": {{…}}}}}}].'
+        )
 
 
 def _part(part: Any, where: str, pictures: list[Image], sounds: list[Audio]) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return {"type": "text", "text": part["text"]}
+        return {"type": "text", "text": sound_text(where, part["text"])}
     if kind == "image" and "image" in part:
         pictures.append(load_image(part["image"]))
         return {"type": "image", "index": len(pictures) - 1}

@@ -94,12 +94,13 @@ def compare(a: Trace, b: Trace) -> TraceDiff:
     parted = np.flatnonzero(a.tokens.token_id[:n] != b.tokens.token_id[:n])
     first = int(parted[0]) if len(parted) else (n if len(a.tokens) != len(b.tokens) else None)
     n = n if first is None else min(n, first + 1)
-    exact = _exact(a, b, n)
+    same = _same_prompt(a, b)
+    exact = _exact(a, b, n) if same else None  # the stored KL is of both models on a's prompt
     kl, logprob_b = _bound(a, b, n)
     return TraceDiff(
         a=a, b=b, divergence=first, kl=kl if exact is None else exact, exact=exact is not None,
         agree=a.tokens.top_ids[:n, 0] == b.tokens.top_ids[:n, 0],
-        logprob_a=a.tokens.logprob[:n], logprob_b=logprob_b, same_prompt=_same_prompt(a, b),
+        logprob_a=a.tokens.logprob[:n], logprob_b=logprob_b, same_prompt=same,
     )  # fmt: skip
 
 

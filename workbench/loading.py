@@ -201,6 +201,12 @@ def _load(
     finally:
         if had_bars:
             bars.enable_progress_bar()
+    words = len(processor.tokenizer)
+    if words < transformer.config.get_text_config().vocab_size // 2:
+        raise ModelError(
+            f"{folder} has a tokenizer of {words} tokens for a model of "
+            f"{transformer.config.get_text_config().vocab_size:,}: is its tokenizer.json missing?"
+        )
     info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
     info = replace(info, quantization=held, drafter=about.get("name"), drafter_hash=about.get("hash"))
     if context is not None and context > info.context:
@@ -299,7 +305,12 @@ def fetched(entry: Entry, revision: str | None = None) -> Path:
 
 def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(huggingface_hub.snapshot_download(source, revision=revision))
@@ -307,7 +318,7 @@ def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Pa
         raise ModelError(
             f"The hub has no model {source!r}, or it is closed to you: log in with `hf auth login`."
         ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
             f"{name} ({source}, about {gigabytes:g} GB) is not on this disk and could not be fetched: {error}"
         ) from error

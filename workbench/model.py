@@ -136,7 +136,7 @@ class LoadedModel(Inspecting):
             raise PromptError(f"on_token={on_token!r}: expected a function of one Token, or None.")
         if stop is not None and not callable(getattr(stop, "is_set", None)):
             raise PromptError(f"stop={stop!r}: expected a threading.Event, or None.")
-        if list(video):
+        if video is not None and (not isinstance(video, Iterable) or list(video)):
             raise MediaError("video= is not supported by this version yet: pass single frames as images=.")
         talk = conversation(question, images=images, audio=audio, system=system, history=history)
         with self._lock:
@@ -268,6 +268,8 @@ class LoadedModel(Inspecting):
         self._usable()
         if self._drafter is None:
             raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
+        if not isinstance(trace, Trace):
+            raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
         with self._lock:
             return measure(self, self._engine, self._drafter, trace, repeats, stop)
 
@@ -314,7 +316,7 @@ class LoadedModel(Inspecting):
             raise TraceError(
                 f"The trace's prompt of {len(trace.prompt)} tokens cannot be rebuilt: its conversation and media now "
                 f"give {len(request.prompt)} tokens"
-                + (" (it was asked with tools=, which a trace does not keep)." if len(request.prompt.ids) else ".")
+                ". It was asked with tools=, which a trace does not keep, or its file was edited."
             )
         return request
 
@@ -352,6 +354,11 @@ class LoadedModel(Inspecting):
                 "and answer together. Shorten the question or the history, or ask for fewer image_tokens."
             )
         prepared = time.perf_counter()
+        if T + len(forced or ()) > self.context:
+            raise PromptError(
+                f"{T:,} tokens of prompt and {len(forced or ()):,} of the answer given do not go into a context of "
+                f"{self.context:,}. Shorten one of them, or load with context=."
+            )
         room = min(settings.max_new_tokens, self.context - T)
         recorder = Recorder(
             top=settings.top, piece=self._prompter.piece, greedy=settings.temperature == 0, on_token=on_token,

@@ -161,6 +161,12 @@ def plan(
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     entry = find(name)
     source = entry if variant is None else find(variant)
+    for asked in (entry, source):
+        if not asked.local and not asked.weights[0]:
+            raise ModelError(
+                f"{asked.source!r} is not of the catalog, so its size is not known before it is fetched. Fetch it "
+                f"(hf download {asked.source}) and plan its folder. Known: {', '.join(CATALOG)}."
+            )
     if source.local and context is not None:
         config = _config(Path(source.source))
         limit = int(config.get("text_config", config).get("max_position_embeddings") or context)

@@ -21,6 +21,7 @@ import numpy as np
 from workbench.conversation import Conversation, conversation
 from workbench.errors import PromptError
 from workbench.media import Audio, Image
+from workbench.tools import mapped, schemas_of, texts_in
 from workbench.trace import Prompt, Segment
 
 if TYPE_CHECKING:
@@ -162,11 +163,10 @@ class Prompter:
             "image": [self._picture(image, image_tokens) for image in talk.images],
             "audio": [self._sound(sound) for sound in talk.audio],
         }
-        messages, restore = self._neutral(talk.messages)
+        messages, schemas, restore = self._neutral(talk.messages, schemas_of(tools))
         text = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking,
-            tools=list(tools) or None,
-        )  # fmt: skip
+            messages, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking, tools=schemas or None
+        )
         texts, _ = self.processor.get_text_with_replacements(
             [text],
             images_replacements=[words for words, _, _ in made["image"]],
@@ -219,23 +219,25 @@ class Prompter:
                 at = match.end()
         return np.array(ids, dtype=np.int64)
 
-    def _neutral(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """Messages for the template, with typed control tokens behind stand-ins that no text holds."""
-        everything = "".join(p.get("text", "") for m in messages for p in m["content"])
+    def _neutral(
+        self, messages: Sequence[Mapping[str, Any]], schemas: list[Any]
+    ) -> tuple[list[dict[str, Any]], list[Any], dict[str, str]]:
+        """Messages and tools for the template, with typed control tokens behind stand-ins that no text holds."""
+        everything = "".join(texts_in([[{**m, "role": ""} for m in messages], schemas]))
         typed = sorted(set(self._is_control.findall(everything)))
         marks = (chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in everything)
         stand_in = dict(zip(typed, marks, strict=False))
         if len(stand_in) < len(typed):
             raise PromptError("The question holds every private-use character there is; take some out.")
+
+        def shield(value: Any) -> Any:
+            return mapped(value, lambda text: self._is_control.sub(lambda m: stand_in[m.group()], text))
+
         out = []
         for message in messages:
-            parts = [
-                {**p, "text": self._is_control.sub(lambda m: stand_in[m.group()], p["text"])} if "text" in p else {**p}
-                for p in message["content"]
-            ]
-            out.append({**message, "role": "assistant" if message["role"] == "model" else message["role"],
-                        "content": parts})  # fmt: skip
-        return out, {mark: text for text, mark in stand_in.items()}
+            role = "assistant" if message["role"] == "model" else message["role"]
+            out.append({**shield({k: v for k, v in message.items() if k != "role"}), "role": role})
+        return out, shield(schemas), {mark: text for text, mark in stand_in.items()}
 
     # --- media ------------------------------------------------------------------------------------------------------
 

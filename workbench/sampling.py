@@ -48,6 +48,13 @@ def what_if(
     Raises:
         PromptError: A setting out of range.
     """
+    for name, value, kinds in (
+        ("temperature", temperature, (int, float, np.integer, np.floating)),
+        ("top_k", top_k, (int, np.integer)),
+        ("top_p", top_p, (int, float, np.integer, np.floating)),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            raise PromptError(f"{name}={value!r}: expected a {'whole number' if name == 'top_k' else 'number'}.")
     if not 0 <= temperature <= 100:
         raise PromptError(f"temperature={temperature!r}: expected a number from 0 (greedy) to 100.")
     if not 0 < top_p <= 1 or top_k < 0:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cache import crop, keep_all
+from workbench.conversation import sound_text
 from workbench.decoding import Engine, Run
 from workbench.drafting import Drafter
 from workbench.errors import Incompatible, PromptError, TraceError
@@ -35,14 +36,14 @@ __all__ = [
 _ROWS = 64  # rows of logits held at once
 
 
-def completion_ids(prompter: Any, completion: Any) -> list[int]:
+def completion_ids(prompter: Any, completion: Any, name: str = "completion") -> list[int]:
     """Token ids of a completion: a text, or ids already.
 
     Raises:
         PromptError: It is empty, or neither.
     """
     if isinstance(completion, str):
-        ids = prompter.encode(completion)
+        ids = prompter.encode(sound_text(f"{name}=", completion))
     elif isinstance(completion, (Sequence, np.ndarray)) and all(
         isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in completion
     ):
@@ -50,11 +51,11 @@ def completion_ids(prompter: Any, completion: Any) -> list[int]:
         most = len(prompter.tokenizer)
         wrong = [i for i in ids if not 0 <= i < most]
         if wrong:
-            raise PromptError(f"completion= holds token id {wrong[0]}; this vocabulary has {most} tokens.")
+            raise PromptError(f"{name}= holds token id {wrong[0]}; this vocabulary has {most} tokens.")
     else:
-        raise PromptError(f"completion={completion!r}: expected a text, or a sequence of token ids.")
+        raise PromptError(f"{name}={completion!r}: expected a text, or token ids.")
     if not ids:
-        raise PromptError("completion= is empty: there is nothing to score.")
+        raise PromptError(f"{name}= is empty: expected at least one token.")
     return ids
 
 
@@ -71,6 +72,8 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
         TraceError: No such place.
         PromptError: No such token.
     """
+    if not isinstance(trace, Trace):
+        raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
     n = len(trace.tokens)
     if isinstance(at, bool) or not isinstance(at, (int, np.integer)) or not 0 <= at < n:
         raise TraceError(
@@ -81,7 +84,7 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
         return [*trace.tokens.token_id[:at].tolist(), next(i for i, t in prompter.control.items() if t == token)]
     if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
         token = [token]
-    return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token)]
+    return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token, "token")]
 
 
 def prompt_logprobs(engine: Engine, run: Run) -> np.ndarray:
@@ -157,6 +160,8 @@ def check_same_words(mine: Any, theirs: Any) -> None:
 
 def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats: int, stop: Any) -> Speedup:
     """Run a trace's request drafted and undrafted in turns, and time single passes. See ``LoadedModel.speedup``."""
+    if len(trace.tokens) < 2:
+        raise TraceError(f"This answer has {len(trace.tokens)} tokens: there is nothing to speed up.")
     drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
     seconds: Mapping[bool, list[float]] = {True: [], False: []}
     lengths = set()

@@ -16,6 +16,8 @@ __all__ = ["CHANGEABLE", "MOST_DRAFTS", "MOST_TOP", "changed", "configure", "fil
 
 MOST_DRAFTS = 16
 MOST_TOP = 1000
+_MOST = 2**31 - 1
+_COLDEST = 1e-6  # colder overflows float32 once logits are divided by it
 CHANGEABLE = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "draft", "top")
 """What a second run of a trace may be asked to change."""
 
@@ -35,7 +37,7 @@ def filled(
         PromptError: A number out of range.
         ModelError: Drafts asked of a model without a drafter.
     """
-    whole("max_new_tokens", max_new_tokens, 1)
+    whole("max_new_tokens", max_new_tokens, 1, _MOST)
     whole("top", top, 1, min(MOST_TOP, vocabulary))
     if seed is not None:
         whole("seed", seed, 0, 2**63 - 1)
@@ -43,12 +45,18 @@ def filled(
         whole("draft", draft, 0, MOST_DRAFTS, also=' or "auto"')
         if draft and not drafter:
             raise ModelError(f"draft={draft}: the model was loaded without a drafter. Pass draft=0.")
-    if temperature is not None and (not _number(temperature) or not 0 <= temperature <= 100):
-        raise PromptError(f"temperature={temperature!r}: expected a number from 0 (greedy) to 100, or None.")
+    if temperature is not None and (
+        not _number(temperature) or not (temperature == 0 or _COLDEST <= temperature <= 100)
+    ):
+        raise PromptError(
+            f"temperature={temperature!r}: expected 0 (greedy), a number from {_COLDEST:g} to 100, or None."
+        )
     if top_k is not None:
-        whole("top_k", top_k, 0)
+        whole("top_k", top_k, 0, _MOST)
     if top_p is not None and (not _number(top_p) or not 0 < top_p <= 1):
         raise PromptError(f"top_p={top_p!r}: expected a number above 0 and up to 1.0 (off), or None.")
+    if image_tokens is not None:
+        whole("image_tokens", image_tokens, 1)
     usual = float(defaults.temperature if defaults.temperature is not None else 1.0) if defaults.do_sample else 0.0
     heat = usual if temperature is None else float(temperature)
     drawn = heat > 0
@@ -57,7 +65,8 @@ def filled(
         top_k=0 if not drawn else int(defaults.top_k or 0) if top_k is None else int(top_k),
         top_p=1.0 if not drawn else float(defaults.top_p or 1.0) if top_p is None else float(top_p),
         seed=None if not drawn else int(seed) if seed is not None else secrets.randbits(32),
-        draft=draft if drafter else 0, top=int(top), image_tokens=image_tokens, thinking=bool(thinking),
+        draft=0 if not drafter else draft if draft == "auto" else int(draft), top=int(top),
+        image_tokens=None if image_tokens is None else int(image_tokens), thinking=bool(thinking),
     )  # fmt: skip
 
 

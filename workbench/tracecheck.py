@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from workbench.columns import SOURCES, Rounds, Segment, Tokens
-from workbench.errors import TraceError
+from workbench.conversation import check_extras
+from workbench.errors import PromptError, TraceError
 from workbench.media import Audio, Image
 from workbench.trace import Trace
 
@@ -70,14 +71,43 @@ def _rounds(r: Rounds) -> None:
         _range(f"rounds.{name}", np.nan_to_num(getattr(r, name), nan=0.0, neginf=-1e30, posinf=np.inf), -1e30, 1e-3)
 
 
+def _messages(trace: Trace, media: Mapping[str, int]) -> None:
+    """What a model relies on when it is asked about the trace again."""
+    if not trace.prompt.messages:
+        raise TraceError("its conversation has no turns.")
+    for k, message in enumerate(trace.prompt.messages):
+        role, parts = message.get("role"), message.get("content")
+        if role not in ("user", "model", "assistant", "system", "developer", "tool"):
+            raise TraceError(f"turn {k} has role {role!r}. Expected user, model, system or tool.")
+        if not isinstance(parts, (list, tuple)):
+            raise TraceError(f"turn {k} has content of type {type(parts).__name__}. Expected a list of parts.")
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            index = part.get("index") if isinstance(part, Mapping) else None
+            if kind == "text" and isinstance(part.get("text"), str):
+                continue
+            n = media.get(kind, 0) if isinstance(kind, str) else 0
+            if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < n:
+                raise TraceError(f"turn {k} has a part {part!r:.80}. Expected a text, a picture or a sound of it.")
+        try:
+            check_extras(f"turn {k}", {n: message[n] for n in ("name", "tool_calls") if n in message})
+        except PromptError as error:
+            raise TraceError(str(error)) from None
+
+
 def _prompt(trace: Trace) -> None:
     p = trace.prompt
     _range("prompt.ids", p.ids, 0, _ID)
     if p.logprob is not None:
-        _range("prompt.logprob", p.logprob[1:], -np.inf, 1e-3)
+        # the first token has none, and soft tokens of media neither
+        known = np.arange(len(p)) > 0
+        for s in p.segments:
+            known[s.start : s.stop] &= s.media is None
+        _range("prompt.logprob", p.logprob[known], -np.inf, 1e-3)
     _tiling("prompt", p.segments, 0, len(p))
     _tiling("answer", trace.segments, len(p), len(p) + len(trace.tokens))
     media = {"image": len(trace.images), "audio": len(trace.audio), "video": len(trace.video)}
+    _messages(trace, media)
     for s in p.segments:
         if s.kind in media and s.media is not None and not 0 <= s.media < media[s.kind]:
             raise TraceError(f"the prompt has a segment of {s.kind} {s.media}; there are {media[s.kind]}.")

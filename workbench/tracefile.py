@@ -33,6 +33,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -344,7 +345,7 @@ def _path(path: Any) -> tuple[str, str]:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TraceError(f"{path!r} is no place for a trace. Expected a path, such as 'a.trace'.")
-    return name, display_name(name)
+    return str(Path(name).expanduser()), display_name(name)  # shells leave the ~ of --save=~/a.trace
 
 
 def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:

@@ -18,7 +18,7 @@ from workbench.pocket.questions import TASKS, WORDS, Shown, random_turn
 from workbench.pocket.tones import random_beeps
 from workbench.pocket.world import changed, random_scene
 
-__all__ = ["Acceptance", "accept", "play"]
+__all__ = ["Acceptance", "accept", "play", "shown_for"]
 
 
 @dataclass
@@ -95,7 +95,7 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
     bank = speech.bank("espeak", 20, progress=False)
     for task in TASKS.values():
         for _ in range(count):
-            shown = _shown(task.needs, rng)
+            shown = shown_for(task.needs, rng)
             seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
             media: list[tuple] = [*seen, *heard]
             turn = random_turn(shown, rng, (task.name,))
@@ -106,7 +106,7 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
             yield modality, task.name, prefix, media, [*teller.text(f"{turn.question}<turn|>\n<|turn>model\n")]
 
 
-def _shown(needs: str, rng: np.random.Generator) -> Shown:
+def shown_for(needs: str, rng: np.random.Generator) -> Shown:
     """Something that a task's question can be asked about."""
     scene = random_scene(rng, 1, 3) if needs in ("image", "both", "two") else None
     return Shown(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from workbench.pocket.ask_pictures import describe
-from workbench.pocket.asking import DIGITS, Shown, a, listed, number, pick, sentence, task
-from workbench.pocket.world import COLOURS, PLACES, SHAPES
+from workbench.pocket.asking import Shown, a, listed, number, pick, sentence, task
+from workbench.pocket.world import COLOURS, DIGITS, PLACES, SHAPES
 
 __all__ = ["sound_said"]
 

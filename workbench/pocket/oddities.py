@@ -38,19 +38,19 @@ def odd_picture(rng: np.random.Generator, width: int = 384, height: int = 384) -
         draw = ImageDraw.Draw(page)
         line = int(rng.uniform(8, 26))
         for y in range(line, height - line, line * 2):
-            x = width * 0.06
+            x = round(width * 0.06)
             while x < width * rng.uniform(0.7, 0.95):
                 wide = rng.uniform(1, 7) * line * 0.5
                 draw.rectangle((x, y, x + wide, y + line * 0.7), fill=tuple(int(c) for c in rng.uniform(0, 110, 3)))
-                x += wide + line * 0.5
+                x += round(wide + line * 0.5)
         return page
     base = _clouds(height, width, rng, float(rng.uniform(0.7, 1.7)))[..., None]
     tint = np.stack([_clouds(height, width, rng, 1.4) for _ in range(3)], -1)
     mean, other = colour
     if kind == 1:  # a landscape: two halves and their own grain
-        y = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+        down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
         edge = rng.uniform(0.3, 0.7) + 0.06 * _clouds(1, width, rng, 1.2)[..., None] * rng.uniform(0, 1)
-        canvas = np.where(y < edge, mean + 8 * base, other + 35 * base) + tint * 6
+        canvas = np.where(down < edge, mean + 8 * base, other + 35 * base) + tint * 6
     elif kind == 4:
         canvas = mean + tint * rng.uniform(30, 70)
     else:
@@ -59,16 +59,16 @@ def odd_picture(rng: np.random.Generator, width: int = 384, height: int = 384) -
     if kind in (1, 2):  # things, blurred, overlapping, of no clear colour
         draw = ImageDraw.Draw(drawn)
         for _ in range(int(rng.integers(4, 40))):
-            x, y, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.02, 0.25) * min(width, height)
+            cx, cy, r = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0.02, 0.25) * min(width, height)
             fill = tuple(int(c) for c in np.clip(colour[rng.integers(2)] + rng.normal(0, 45, 3), 0, 255))
             if rng.random() < 0.5:
                 squeeze = rng.uniform(0.2, 1)
-                draw.ellipse((x - r, y - r * squeeze, x + r, y + r * squeeze), fill=fill)
+                draw.ellipse((cx - r, cy - r * squeeze, cx + r, cy + r * squeeze), fill=fill)
             else:
                 angles = np.sort(rng.uniform(0, 2 * math.pi, 7))
                 reach = r * rng.uniform(0.3, 1, 7)
-                points = zip(x + reach * np.cos(angles), y + reach * np.sin(angles), strict=True)
-                draw.polygon([(float(px), float(py)) for px, py in points], fill=fill)
+                points = zip(cx + reach * np.cos(angles), cy + reach * np.sin(angles), strict=True)
+                draw.polygon([(float(x), float(y)) for x, y in points], fill=fill)
         drawn = drawn.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 4))))
         grain = rng.normal(0, rng.uniform(2, 14), (height, width, 1))
         drawn = Image.fromarray(np.clip(np.asarray(drawn) + grain, 0, 255).astype(np.uint8))
