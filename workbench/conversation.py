@@ -11,6 +11,7 @@ import numpy as np
 from workbench.errors import PromptError
 from workbench.media import Audio, Image, load_audio, load_image
 from workbench.trace import Trace
+from workbench.turns import check_extras, sound_text
 
 __all__ = ["Conversation", "conversation"]
 
@@ -84,19 +85,6 @@ def conversation(
     return Conversation(tuple(turns), tuple(pictures), tuple(sounds))
 
 
-def sound_text(name: str, text: str) -> str:
-    """The text, if it can be written as UTF-8.
-
-    Raises:
-        PromptError: It holds half a surrogate pair.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise PromptError(f"{name} holds {text[error.start]!r} at {error.start}: half a character.") from None
-    return text
-
-
 def _listed(sources: Any, name: str) -> list[Any]:
     """One source where a list is wanted is a slip that would otherwise be read letter by letter."""
     if sources is None:
@@ -142,26 +130,6 @@ def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[d
         check_extras(f"history[{k}]", more)
         turns.append({"role": role, "content": [_part(p, f"history[{k}]", pictures, sounds) for p in parts], **more})
     return turns
-
-
-def check_extras(where: str, more: Mapping[str, Any]) -> None:
-    """Check what a turn has besides its role and content, as the chat template takes it.
-
-    Raises:
-        PromptError: ``name`` is no text, or ``tool_calls`` no list of ``{"function": {"name": …, "arguments": …}}``.
-    """
-    if not isinstance(more.get("name", ""), str):
-        raise PromptError(f"{where} has name {more['name']!r}; expected text.")
-    calls = more.get("tool_calls", [])
-    ok = isinstance(calls, (list, tuple)) and all(
-        isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)
-        and isinstance(call["function"].get("name"), str) and isinstance(call["function"].get("arguments", {}), Mapping)
-        for call in calls
-    )  # fmt: skip
-    if not ok:
-        raise PromptError(
-            f'{where} has tool_calls {calls!r}; expected [{{"function": {{"name": text, "arguments": {{…}}}}}}].'
-        )
 
 
 def _part(part: Any, where: str, pictures: list[Image], sounds: list[Audio]) -> dict[str, Any]:

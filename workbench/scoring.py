@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cache import crop, keep_all
-from workbench.conversation import sound_text
 from workbench.decoding import Engine, Run
 from workbench.drafting import Drafter
 from workbench.errors import Incompatible, PromptError, TraceError
 from workbench.flight import Speedup
 from workbench.trace import Trace
+from workbench.turns import sound_text
 
 if TYPE_CHECKING:
     import torch

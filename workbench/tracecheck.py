@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from workbench.columns import SOURCES, Rounds, Segment, Tokens
-from workbench.conversation import check_extras
 from workbench.errors import PromptError, TraceError
 from workbench.media import Audio, Image
 from workbench.trace import Trace
+from workbench.turns import check_extras
 
 __all__ = ["MAX_DECODED", "MAX_MEDIA", "READING_NAME", "check"]
 

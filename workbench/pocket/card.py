@@ -14,17 +14,19 @@ __all__ = ["drafts_table", "table", "write"]
 _INTRO = """# The pocket model
 
 A `Gemma4UnifiedForConditionalGeneration` of {parameters:.2f} million parameters, trained from scratch by this repository on
-a world it makes itself: pictures of one to three coloured shapes, and one spoken word. It is loaded by the same code
+a world it makes itself: pictures of one to four coloured shapes, spoken words, and a little more. It is loaded by the same code
 as Gemma 4 12B and has the same parts (sliding and full attention, K = V on full layers, 48-pixel patches, 640-sample
 sound frames, the same control tokens), so everything the workbench shows of it, it shows of the real one.
 
-- Shapes: red, green, blue, yellow, purple or white circles, squares, triangles, stars and crosses, at nine places.
-- Words: zero to nine, the colours and the shapes.
+- Pictures: red, green, blue, yellow, purple or white circles, squares, triangles, stars and crosses, small or large, at nine
+  places; two pictures of which one changed; a handwritten digit.
+- Sounds: the words zero to nine, the colours and the shapes; one to five beeps, high or low. A picture and a sound together.
+- Text: counting, sums of one digit, spelling, very short stories about a picture.
 - Answers in English, in one fixed form each; to anything else it says that it only knows shapes, digits and sounds.
 
 It starts with the eyes of a retina and the ears of a cochlea (`senses.py`: patches as their lowest cosines, sound frames
-as a bank of band filters); everything else, and those too from there on, is learnt in three stages (CONTRIBUTING.md has the
-commands): crowded pictures and few questions first, then sounds, then every question, with two helpers that are thrown away
+as a bank of band filters); everything else, and those too from there on, is learnt in stages (CONTRIBUTING.md has the
+commands): crowded pictures and few questions first, then sounds, then the whole world, with two helpers that are thrown away
 afterwards, one that reads shapes off image tokens and one that reads words off sound tokens half-way through the network.
 
 Measured by `python -m workbench.pocket.evaluate`: exact match of the whole greedy answer on held-out scenes, voices and
@@ -41,7 +43,8 @@ _LIMITS = """
 - It knows nothing but its world. It was never shown a photo.
 - **Human voices are untested.** It learnt speech from synthesisers (espeak-ng, flite). Of one that it never heard it
   reads as many words as the festival row says.
-- More than three shapes, touching shapes, other colours, letters and numbers in pictures: it will answer, and be wrong.
+- More than four shapes, touching shapes, other colours, letters in pictures: it will answer, and be wrong. The rows
+  of the table below .7 it mostly guesses.
 - It says words it is sure of and words it guesses in the same tone. Look at the probabilities: that is what they are for.
 """
 
