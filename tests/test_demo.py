@@ -25,6 +25,7 @@ pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 
 from widgets.demo import Limits, Replay, build, command, line
+from widgets.demo.desk import Desk, Visitor
 from widgets.demo.guard import client as address_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -329,6 +330,19 @@ def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, u
     until(lambda: model.stopped == 1, 60)
     until(lambda: len(demo.desk.runs) == 0 and not list(uploads.rglob("mine.png")))
     assert demo.desk.line.places == []
+
+
+def test_an_example_stays_for_others_when_one_who_used_it_leaves(tmp_path):
+    from widgets.demo.examples import FILES
+
+    shipped, own = tmp_path / "scene.png", tmp_path / "own.png"
+    shipped.write_bytes(FILES[0].read_bytes())
+    png(own, (1, 2, 3))
+    desk = Desk(Echo(), LIMITS, FILES)
+    desk._remember(Visitor("one", "127.0.0.1"), [str(shipped), str(own)])
+    desk.leave("one")
+    assert shipped.exists()
+    assert not own.exists()
 
 
 def test_who_never_reads_his_stream_holds_nobody_up(serve, visitor):

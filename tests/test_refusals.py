@@ -53,6 +53,8 @@ def trace(model):
         (lambda m, t: m.speedup(_stopped(m)), "nothing to speed up"),
         (lambda m, t: workbench.load("pocket/"), "pocket"),
         (lambda m, t: workbench.load("a b/c d"), "a b/c d"),
+        (lambda m, t: workbench.load(revision="x"), "revision='x'"),
+        (lambda m, t: workbench.load("someone/some-model", revision=5), "revision=5"),
         (lambda m, t: workbench.plan("someone/some-model"), "not of the catalog"),
     ],
 )  # fmt: skip
@@ -121,6 +123,28 @@ def test_a_catalog_models_own_id_is_its_name():
     from workbench.catalog import CATALOG, find
 
     assert all(find(entry.source) is entry for entry in CATALOG.values() if not entry.local)
+
+
+def test_a_folder_of_a_known_name_is_not_that_model(tmp_path):
+    from workbench.catalog import find
+
+    mine = tmp_path / "pocket"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    assert find(mine).name == str(mine.resolve())
+
+
+def test_a_page_never_overwrites_its_trace(trace, tmp_path, capsys):
+    from workbench.cli import main
+
+    path = tmp_path / "own.html"
+    trace.save(path)
+    before = path.read_bytes()
+    assert main(["view", str(path)]) == 1
+    assert "overwritten" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert main(["view", str(path), "--out", str(tmp_path / "no" / "a.html")]) == 1
+    assert "no folder" in capsys.readouterr().err
 
 
 def test_a_folder_without_its_tokenizer_is_refused(tmp_path):

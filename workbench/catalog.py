@@ -101,7 +101,8 @@ def find(name: str | os.PathLike) -> Entry:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"The folder {text!r} holds no config.json: it is not a model's folder.")
-        return Entry(folder.resolve().name, str(folder.resolve()), local=True)
+        called, where = folder.resolve().name, str(folder.resolve())
+        return Entry(where if called in CATALOG else called, where, local=True)  # a name is of one model only
     looks_like_path = text.startswith((".", "/", "~", "\\")) or text.count("/") > 1 or "\\" in text
     if "/" in text and not looks_like_path and _HUB_ID.fullmatch(text):
         return Entry(text, text)

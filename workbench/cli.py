@@ -342,7 +342,10 @@ def _view(asked: argparse.Namespace) -> int:
     if asked.out == "-":
         print(page, end="")
         return OK
-    goal = Path(asked.out) if asked.out is not None else Path(asked.trace).with_suffix(".html")
+    goal = Path(asked.out).expanduser() if asked.out is not None else Path(asked.trace).with_suffix(".html")
+    if goal.exists() and goal.samefile(Path(asked.trace).expanduser()):
+        raise TraceError(f"{asked.trace!r} would be overwritten by its page: name another place with --out.")
+    _check_writable(str(goal))
     goal.write_text(page, "utf-8")
     print(goal)
     return OK

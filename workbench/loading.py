@@ -75,6 +75,10 @@ def load(
     draws = _drafter_source(drafter, find(name) if variant is not None else entry)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
+    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
+        raise ModelError(f"revision={revision!r}: expected a branch, tag or commit of a hub id, or None.")
+    if revision is not None and entry.local:
+        raise ModelError(f"revision={revision!r}: {entry.name} lies in a folder and has none; only hub ids have.")
     held = _registry()
     if not held.models:  # what is loaded has been through this
         check_versions()

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 
 from widgets import esm
 from widgets.demo.desk import Desk, Question, Update, Visitor, failed
-from widgets.demo.examples import gallery
+from widgets.demo.examples import FILES, gallery
 from widgets.demo.guard import Guard, client, routes
 from widgets.demo.line import Limits
 from widgets.demo.replay import Replay
@@ -81,7 +81,7 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
     Returns:
         A ``gr.Blocks``. Its API has one function, ``/ask``.
     """
-    desk = Desk(model, limits or Limits())
+    desk = Desk(model, limits or Limits(), FILES)
     demo = Demo(desk, title=title)
     one = {"concurrency_id": "model", "concurrency_limit": desk.limits.waiting + 8}
     with demo:

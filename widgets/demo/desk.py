@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,9 +75,11 @@ class Desk:
     Args:
         model: Anything with ``ask`` and ``info``; what it has of an Inspector's methods, views may ask.
         limits: What is allowed.
+        shipped: Files of the server's own that are offered to all, and stay when one who used them leaves.
     """
 
-    def __init__(self, model: Any, limits: Limits) -> None:
+    def __init__(self, model: Any, limits: Limits, shipped: Sequence[Path] = ()) -> None:
+        self._shipped = {_digest(path) for path in shipped}
         self.model, self.limits = model, limits
         self.line = Line(limits)
         self.runs = Runs(limits)
@@ -252,7 +255,16 @@ class Desk:
             self.stop(session)
 
     def _remember(self, visitor: Visitor, paths: Sequence[str]) -> None:
-        self._files.setdefault(visitor.session, set()).update(Path(path) for path in paths)
+        own = {path for path in map(Path, paths) if _digest(path) not in self._shipped}
+        self._files.setdefault(visitor.session, set()).update(own)
+
+
+def _digest(path: Path) -> bytes:
+    """Of a file's bytes; nothing where there is none (the question's own check then says so)."""
+    try:
+        return hashlib.blake2b(path.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _ended(trace: Trace) -> str:
