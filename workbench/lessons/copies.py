@@ -115,7 +115,7 @@ def command(folder: Path, port: int, *, browser: bool) -> list[str]:
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
-        "--ServerApp.answer_yes=True",  # one Ctrl-C ends it; the question would be asked, and forgotten, behind log lines
+        "--ServerApp.answer_yes=True",  # one Ctrl-C ends it, as anywhere else
         "--log-level=WARN",
         *([] if browser else ["--no-browser"]),
         *root,
