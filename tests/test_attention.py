@@ -268,7 +268,8 @@ def test_the_drafter_looks_at_the_models_keys_before_it(drafted, name):
     trace = ask(drafted, name, tokens=5)
     a = drafted.attend(trace, of="drafter")
     assert a.of == "drafter"
-    assert a.tokens.tolist() == [1, 2, 3, 4]
+    assert a.tokens.tolist() == list(range(1, len(trace.tokens)))
+    assert len(a.tokens) >= 2
     assistant, T = drafted.drafter, len(trace.prompt)
     sources, window = drafted._drafter.sources, assistant.config.get_text_config().sliding_window
     cache = DynamicCache()  # not told of the window: it keeps everything
