@@ -30,7 +30,7 @@ CORE = ("anywidget", "ipywidgets", "numpy", "pandas", "pillow", "plotly", "pyarr
 EXTRAS = {
     "model": ("accelerate", "torch", "torchvision", "transformers"),
     "lab": ("ipykernel", "jupyterlab"),
-    "demo": ("gradio",),
+    "demo": ("gradio", "segno"),
 }
 TORCH, TORCHVISION, CUDA = "2.14.1", "0.29.1", "13.0"  # of requirements.lock; CUDA is what that torch is built for
 

@@ -160,8 +160,8 @@ def check_same_words(mine: Any, theirs: Any) -> None:
 
 def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats: int, stop: Any) -> Speedup:
     """Run a trace's request drafted and undrafted in turns, and time single passes. See ``LoadedModel.speedup``."""
-    if len(trace.tokens) < 2:
-        raise TraceError(f"This answer has {len(trace.tokens)} tokens: there is nothing to speed up.")
+    if not len(trace.tokens):
+        raise TraceError("This answer has no tokens: there is nothing to speed up.")
     drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
     seconds: Mapping[bool, list[float]] = {True: [], False: []}
     lengths = set()
