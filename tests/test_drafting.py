@@ -267,6 +267,7 @@ def _pairs(plain, start, at, favourite):
     one = distribution([0, 0], 0)
     firsts = np.argsort(-one)[:8]
     out = np.array([[one[t] * distribution([int(t), 0], 1)[favourite], one[t]] for t in firsts])
+    out[np.isin(firsts, plain.transformer.generation_config.eos_token_id), 0] = 0  # nothing comes after the end
     out[:, 1] -= out[:, 0]
     rest = 1 - out.sum()
     return firsts, np.append(out.ravel(), max(rest, 1e-12))
@@ -275,8 +276,8 @@ def _pairs(plain, start, at, favourite):
 def _count(firsts, favourite, answers):
     counts = np.zeros(2 * len(firsts) + 1)
     place = {int(t): k for k, t in enumerate(firsts)}
-    for first, second in answers:
-        counts[2 * place[first] + (second != favourite) if first in place else -1] += 1
+    for first, *rest in answers:
+        counts[2 * place[first] + (rest != [favourite]) if first in place else -1] += 1
     return counts
 
 
