@@ -1,5 +1,6 @@
 """The demo, asked by many visitors at once through gradio_client, with a model made of nothing but its words."""
 
+import asyncio
 import concurrent.futures
 import io
 import os
@@ -25,7 +26,7 @@ pytest.importorskip("gradio")
 from gradio_client import Client, handle_file
 
 from widgets.demo import Limits, Replay, build, command, line
-from widgets.demo.desk import Desk, Visitor
+from widgets.demo.desk import Desk, Question, Visitor
 from widgets.demo.guard import client as address_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,8 +329,8 @@ def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, u
     until(lambda: job.outputs() and model.running == 1)
     gone.close()
     until(lambda: model.stopped == 1, 60)
+    until(lambda: demo.desk.line.places == [])
     until(lambda: len(demo.desk.runs) == 0 and not list(uploads.rglob("mine.png")))
-    assert demo.desk.line.places == []
 
 
 def test_an_example_stays_for_others_when_one_who_used_it_leaves(tmp_path):
@@ -343,6 +344,25 @@ def test_an_example_stays_for_others_when_one_who_used_it_leaves(tmp_path):
     desk.leave("one")
     assert shipped.exists()
     assert not own.exists()
+
+
+def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed():
+    async def go():
+        desk = Desk(Echo(pause=0.01), LIMITS)
+        told = desk.ask(Question("long", max_new_tokens=64), Visitor("one", "127.0.0.1"))
+        while (await anext(told)).state != "running":
+            pass
+        await anext(told)
+        desk.leave("one")
+        for _ in range(200):  # nothing more is read
+            await asyncio.sleep(0.01)
+            if not desk.line.places:
+                break
+        assert desk.line.places == []
+        assert [update.state async for update in told if update.state == "done"] == []
+        assert len(desk.runs) == 0
+
+    asyncio.run(go())
 
 
 def test_who_never_reads_his_stream_holds_nobody_up(serve, visitor):

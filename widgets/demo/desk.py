@@ -121,9 +121,12 @@ class Desk:
             rows: list[tuple[str, float, int]] = []
             notes: list[str] = []
             thread = asyncio.create_task(asyncio.to_thread(self._answer, question, stop, rows, notes))
+            self._leave(place, thread)  # the next one's turn comes with the model, whoever still reads here
             async for sent in self._words(thread, rows, stop):
                 yield Update("running", f"{sent} token{'s' * (sent != 1)} …", tuple(rows))
             trace = thread.result()
+            if stop not in self._stops.get(visitor.session, ()):
+                return  # left meanwhile: nobody will look at it
             inspector = self.model.inspector(trace) if hasattr(self.model, "inspector") else self.model
             run = Run(trace, inspector, visitor.session)
             self.runs.add(run)
@@ -243,6 +246,7 @@ class Desk:
     def leave(self, session: str) -> None:
         """A visitor has left: end his runs, forget his answers, delete his files unless another has the same."""
         self.stop(session)
+        self._stops.pop(session, None)
         self.runs.drop(session)
         mine = self._files.pop(session, set())
         for path in mine.difference(*self._files.values()):
