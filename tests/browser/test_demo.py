@@ -4,7 +4,6 @@ Nothing here depends on what the model says; only on what the page does with it.
 """
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -67,13 +66,14 @@ def test_a_picture_is_uploaded_a_word_is_picked_and_the_files_open_alone(page, d
     page.locator("#pictures img").first.wait_for()
     run(page, "How many shapes are there?")
     assert ended(page).startswith("Done: ")
-    words = page.get_by_role("tabpanel", name="Words").get_by_role("option")
+    words = page.get_by_role("tabpanel", name="Words").locator("[role=option]")  # a select has options too
+    picked = words.first.inner_text()
     words.first.click()
     page.get_by_role("heading", name="Token 0:").wait_for()
     page.get_by_role("tab", name="Where it looked").click()
     panel = page.get_by_role("tabpanel", name="Where it looked")
     panel.get_by_text("in all, at most").first.wait_for()
-    assert panel.locator("[aria-selected=true]").inner_text() == words.first.inner_text()  # picked in every tab
+    assert panel.locator("[aria-selected=true]").inner_text() == picked  # in every tab
     assert int(panel.locator(".wb-stage").get_attribute("data-hottest")) >= 0
     panel.get_by_label("Layer").select_option("5")
     panel.get_by_text("Layer 5.").wait_for()
@@ -93,7 +93,7 @@ def test_a_picture_is_uploaded_a_word_is_picked_and_the_files_open_alone(page, d
 
 
 def test_what_the_microphone_hears_is_asked_about(page, picture):
-    page.locator("#sound").get_by_role("button", name="Record").click()
+    page.locator("#sound").get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1500)  # the fake device beeps
     page.locator("#sound").get_by_role("button", name="Stop").first.click()
     page.locator("#sound").get_by_role("button", name="Play").first.wait_for()
@@ -137,7 +137,7 @@ def test_stop_ends_a_run_and_a_closed_tab_frees_the_model(page, demo, chromium):
         long(page)
         page.locator("#answer .wb-t").first.wait_for()
         page.get_by_role("button", name="Stop", exact=True).click()
-        assert ended(page).startswith(("Stopped: ", "Done: "))
+        assert ended(page).startswith("Stopped: ")
         assert demo.desk.line.places == []
         context = chromium.new_context()
         other = context.new_page()
@@ -171,4 +171,3 @@ def test_narrow_dark_and_by_keys(demo, chromium, picture):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 420
     picture(tab, "demo-dark-narrow")
     context.close()
-    assert Path(SCENE).is_file()
