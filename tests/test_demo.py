@@ -340,7 +340,7 @@ def test_an_example_stays_for_others_when_one_who_used_it_leaves(tmp_path):
     shipped.write_bytes(FILES[0].read_bytes())
     png(own, (1, 2, 3))
     desk = Desk(Echo(), LIMITS, FILES)
-    desk._remember(Visitor("one", "127.0.0.1"), [str(shipped), str(own)])
+    desk.hold(Visitor("one", "127.0.0.1"), [str(shipped), str(own)])
     desk.leave("one")
     assert shipped.exists()
     assert not own.exists()
@@ -363,6 +363,23 @@ def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed
         assert len(desk.runs) == 0
 
     asyncio.run(go())
+
+
+def test_a_file_that_others_have_uploaded_too_stays_for_them(tmp_path):
+    path = tmp_path / "class.png"
+    png(path, (1, 2, 3))
+    desk = Desk(Echo(), LIMITS)
+    one, two = Visitor("one", "127.0.0.1"), Visitor("two", "127.0.0.1")
+    desk.hold(one, [str(path)])
+    desk.hold(two, [str(path)])
+    desk.leave("one")
+    assert path.exists()
+    os.utime(path, ns=(1, 1))  # a third uploads the same, and has not asked yet
+    desk.leave("two")
+    assert path.exists()
+    desk.hold(one, [str(path)])
+    desk.leave("one")
+    assert not path.exists()
 
 
 def test_who_never_reads_his_stream_holds_nobody_up(serve, visitor):

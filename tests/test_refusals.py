@@ -55,7 +55,6 @@ def trace(model):
         (lambda m, t: workbench.load("a b/c d"), "a b/c d"),
         (lambda m, t: workbench.load(revision="x"), "revision='x'"),
         (lambda m, t: workbench.load("someone/some-model", revision=5), "revision=5"),
-        (lambda m, t: workbench.plan("someone/some-model"), "not of the catalog"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(model, trace, call, error):
@@ -123,6 +122,14 @@ def test_a_catalog_models_own_id_is_its_name():
     from workbench.catalog import CATALOG, find
 
     assert all(find(entry.source) is entry for entry in CATALOG.values() if not entry.local)
+
+
+@pytest.mark.parametrize("more", [{}, {"variant": "google/gemma-4-12B-it-qat-w4a16-ct"}])
+def test_a_hub_id_of_unknown_size_is_planned_without_a_guess(more):
+    made = workbench.plan("gemma-4-12b" if more else "someone/some-model", **more)
+    assert made.tokens_a_second is None
+    assert "size is not known before it is here" in repr(made)
+    assert "fits" not in repr(made)
 
 
 def test_a_folder_of_a_known_name_is_not_that_model(tmp_path):

@@ -96,6 +96,11 @@ class LoadPlan:
 
     def _summary(self) -> str:
         t = self.taken
+        if not t.weights:
+            return (
+                f"{self.name}: {t.variant} on {t.device}: {t.why}.\n"
+                f"Fetch it (hf download {t.variant}) and plan the folder that this prints."
+            )
         free = "free memory is not known" if t.free is None else f"{_gb(t.free)} free"
         verdict = "fits" if t.fits else "DOES NOT FIT"
         parts = [f"{_gb(getattr(t, name))} {name}" for name in ("weights", "drafter", "cache", "working", "reserve")]
@@ -161,12 +166,6 @@ def plan(
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     entry = find(name)
     source = entry if variant is None else find(variant)
-    for asked in (entry, source):
-        if not asked.local and not asked.weights[0]:
-            raise ModelError(
-                f"{asked.source!r} is not of the catalog, so its size is not known before it is fetched. Fetch it "
-                f"(hf download {asked.source}) and plan its folder. Known: {', '.join(CATALOG)}."
-            )
     if source.local and context is not None:
         config = _config(Path(source.source))
         limit = int(config.get("text_config", config).get("max_position_embeddings") or context)
@@ -176,7 +175,7 @@ def plan(
     made = _looked_at(entry, source, quantization, device, drafter, context or CONTEXT, here)
     if not made.fits:
         return replace(made, advice=_nearest(entry, made.taken, made.context, here))
-    if measure and made.device == "cpu" and entry.name != "pocket":
+    if measure and made.device == "cpu" and entry.name != "pocket" and made.taken.weights:
         made = _predicted(made, pace())
     return made
 

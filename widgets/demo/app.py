@@ -107,6 +107,9 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
             async for update in _updates(desk, made, _visitor(request)):
                 yield _shown(update, number)
 
+        def on_upload(request: gr.Request, pictures: Any, sound: str | None) -> None:
+            desk.hold(_visitor(request), [*(path for path, _ in pictures or []), *([sound] if sound else [])])
+
         def on_stop(request: gr.Request) -> None:
             desk.stop(_visitor(request).session)
 
@@ -115,6 +118,11 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
 
         how: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "once", **one}
         run.click(on_run, inputs, answer, **how)
+        if not isinstance(model, Replay):
+            for medium in inputs[1:3]:
+                medium.change(
+                    on_upload, inputs[1:3], None, queue=False, api_visibility="private", show_progress="hidden"
+                )
         stop.click(on_stop, None, None, queue=False, api_visibility="private", show_progress="hidden")
         demo.unload(on_leave)
         gr.api(_api(demo), api_name="ask", api_description=_API, **one)

@@ -85,7 +85,7 @@ class Desk:
         self.runs = Runs(limits)
         self._rate, self._address = Rate(limits.per_minute), Rate(limits.per_address)
         self._stops: dict[str, set[threading.Event]] = {}
-        self._files: dict[str, set[Path]] = {}
+        self._files: dict[str, dict[Path, int]] = {}  # with the time of the upload that each visitor means
         self.answered = 0
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Desk:
         """
         self._check(question)
         self._count(visitor)
-        self._remember(visitor, [*question.pictures, *question.sounds])
+        self.hold(visitor, [*question.pictures, *question.sounds])
         place = self.line.join(visitor.session)
         stop = threading.Event()
         self._stops.setdefault(visitor.session, set()).add(stop)
@@ -248,19 +248,25 @@ class Desk:
         self.stop(session)
         self._stops.pop(session, None)
         self.runs.drop(session)
-        mine = self._files.pop(session, set())
-        for path in mine.difference(*self._files.values()):
+        for path, uploaded in self._files.pop(session, {}).items():
+            if any(path in others for others in self._files.values()):
+                continue
             with contextlib.suppress(OSError):  # deleted by the server's own sweep
-                path.unlink()
+                if path.stat().st_mtime_ns == uploaded:  # else somebody has uploaded the same since, and will ask
+                    path.unlink()
 
     def close(self) -> None:
         """The server ends: end every run."""
         for session in list(self._stops):
             self.stop(session)
 
-    def _remember(self, visitor: Visitor, paths: Sequence[str]) -> None:
-        own = {path for path in map(Path, paths) if _digest(path) not in self._shipped}
-        self._files.setdefault(visitor.session, set()).update(own)
+    def hold(self, visitor: Visitor, paths: Sequence[str]) -> None:
+        """Keep files that a visitor has uploaded until he leaves; equal uploads of several visitors are one file."""
+        mine = self._files.setdefault(visitor.session, {})
+        for path in map(Path, paths):
+            with contextlib.suppress(OSError):  # none there: the question's own check says so
+                if _digest(path) not in self._shipped:
+                    mine[path] = path.stat().st_mtime_ns
 
 
 def _digest(path: Path) -> bytes:
