@@ -3,6 +3,7 @@
 Nothing here depends on what the model says; only on what the page does with it.
 """
 
+import gc
 import time
 
 import pytest
@@ -17,8 +18,18 @@ from workbench.trace import Trace
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Gradio's own
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # so are loops left unclosed
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 PATIENCE = 90_000  # ms: a machine may be busy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def swept():
+    """Gradio leaves event loops unclosed: collected here, where it is known, not in a later test."""
+    yield
+    for _ in range(3):
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
