@@ -77,6 +77,7 @@ class Echo:
 def swept():
     """Gradio leaves event loops unclosed: collected here, where it is known, not in a later test."""
     yield
+    asyncio.set_event_loop(None)  # the last of them
     for _ in range(3):
         gc.collect()
 

@@ -3,6 +3,7 @@
 Nothing here depends on what the model says; only on what the page does with it.
 """
 
+import asyncio
 import gc
 import time
 
@@ -28,6 +29,7 @@ PATIENCE = 90_000  # ms: a machine may be busy
 def swept():
     """Gradio leaves event loops unclosed: collected here, where it is known, not in a later test."""
     yield
+    asyncio.set_event_loop(None)  # the last of them
     for _ in range(3):
         gc.collect()
 
