@@ -1,6 +1,7 @@
 """The pocket model's workshop: world, tokenizer, packing, training and drafter. Small numbers, no speech programs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 
 from workbench.errors import Incompatible, MediaError
 from workbench.pocket import WEIGHTS, speech
+from workbench.pocket.data import cells, pair
 from workbench.pocket.features import frames, grid, patches
-from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing, random_turn
+from workbench.pocket.handwriting import sheet
+from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing, picture_said, random_turn
 from workbench.pocket.tones import beep, random_beeps
 from workbench.pocket.world import (
     COLOURS,
@@ -88,7 +91,7 @@ def test_every_task_has_an_answer_for_what_it_needs():
     rng = np.random.default_rng(1)
     for task in TASKS.values():
         for _ in range(50):
-            shown = shown_for(task.needs, rng)
+            shown = shown_for(task, rng)
             assert task.fits(shown)
             turn = task.turn(shown, rng)
             assert turn.question
@@ -434,3 +437,32 @@ def test_drafts_of_all_positions_equal_the_assistants_own(processor, model):
             row = ours[depth][1][ours[depth][0].tolist().index(index)]
             torch.testing.assert_close(out.logits[0, 0], row, atol=1e-4, rtol=0)
             token, state = data["ids"][:, at + depth + 1 : at + depth + 2], out.last_hidden_state
+
+
+def test_a_pair_differs_only_where_the_change_is():
+    before, after = SCENE, Scene((SCENE.things[0], replace(SCENE.things[1], colour="purple")))
+    for seed in range(20):
+        first, second = (
+            np.asarray(p, int) for p in pair(before, after, np.random.default_rng(seed), 300, 300, anew=False)
+        )
+        apart = np.abs(first - second).max(-1) > 40  # a JPEG's ringing is less
+        rows, cols = np.nonzero(apart)
+        assert len(rows) > 100
+        assert rows.min() >= 90 and rows.max() < 210 and cols.min() >= 190  # noqa: PT018 (one ninth: the right one)
+
+
+def test_what_a_patch_shows_is_told_with_its_size_and_its_change():
+    xy = np.array([(x, y) for y in range(3) for x in range(3)])
+    large = Scene((Thing("red", "circle", 0, "large"),))
+    assert cells(large, xy)[:2].tolist() == [[1, 1, 1, -1], [0, 0, -1, -1]]
+    moved = Scene((Thing("red", "circle", 8, "large"),))
+    assert cells(moved, xy, large)[:, 3].tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_four_digits_are_written_in_their_quarters():
+    picture, boxes = sheet((1, 2, 3, 4), np.random.default_rng(3), 400, 300)
+    assert picture.size == (400, 300)
+    for k, (left, top, right, bottom) in enumerate(boxes):
+        assert (left + right) / 2 == pytest.approx(0.25 + 0.5 * (k % 2), abs=0.1)
+        assert (top + bottom) / 2 == pytest.approx(0.25 + 0.5 * (k // 2), abs=0.1)
+    assert picture_said(Shown(sheet=(1, 2, 3, 4))) == "One, two, three and four."

@@ -14,7 +14,7 @@ import numpy as np
 from workbench.pocket import speech
 from workbench.pocket.data import Teller, pictures, sounds
 from workbench.pocket.packing import Branch, Tree, pack
-from workbench.pocket.questions import TASKS, WORDS, Shown, random_turn
+from workbench.pocket.questions import TASKS, WORDS, Shown, Task, random_turn
 from workbench.pocket.tones import random_beeps
 from workbench.pocket.world import changed, random_scene
 
@@ -95,7 +95,7 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
     bank = speech.bank("espeak", 20, progress=False)
     for task in TASKS.values():
         for _ in range(count):
-            shown = shown_for(task.needs, rng)
+            shown = shown_for(task, rng)
             seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
             media: list[tuple] = [*seen, *heard]
             turn = random_turn(shown, rng, (task.name,))
@@ -106,14 +106,22 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
             yield modality, task.name, prefix, media, [*teller.text(f"{turn.question}<turn|>\n<|turn>model\n")]
 
 
-def shown_for(needs: str, rng: np.random.Generator) -> Shown:
+def shown_for(task: Task, rng: np.random.Generator) -> Shown:
     """Something that a task's question can be asked about."""
+    shown = _shown_of(task.needs, rng)
+    while not task.fits(shown):
+        shown = _shown_of(task.needs, rng)
+    return shown
+
+
+def _shown_of(needs: str, rng: np.random.Generator) -> Shown:
     scene = random_scene(rng, 1, 3) if needs in ("image", "both", "two") else None
     return Shown(
         scene,
         WORDS[int(rng.integers(len(WORDS)))] if needs in ("audio", "both") else None,
         after=changed(scene, rng) if scene is not None and needs == "two" else None,
         digit=int(rng.integers(10)) if needs == "digit" else None,
+        sheet=tuple(int(digit) for digit in rng.integers(10, size=4)) if needs == "sheet" else None,
         beeps=random_beeps(rng) if needs == "beeps" else None,
         odd=needs == "odd",
     )

@@ -68,7 +68,7 @@ def _at_place(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked).format(where), sentence(a(thing.name)) if thing else "Nothing."
 
 
-@task("where", "image", 2.0)
+@task("where", "image", 2.4)
 def _where(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     target = pick(rng, shown.scene.things)
     colour, shape = target.colour, target.shape
@@ -118,7 +118,7 @@ def _shape_of(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked), sentence(a(target.shape))
 
 
-@task("count", "image", 1.8, empty=True)
+@task("count", "image", 2.2, empty=True)
 def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     kind = rng.random()
     any_thing = pick(rng, shown.scene.things) if shown.scene.things else None
@@ -153,17 +153,18 @@ def _is_there(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked).format(f"{colour} {shape}"), "Yes." if found else "No."
 
 
-@task("story", "image", 0.4, loss=0.35)
+@task("story", "image", 0.5, loss=0.35)
 def _story(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, STORY_QUESTIONS), story(shown.scene, rng)
 
 
-@task("size", "image", 0.5)
+def _sized(shown: Shown) -> bool:
+    return any(thing.size for thing in shown.scene.things)
+
+
+@task("size", "image", 0.8, when=_sized)
 def _size(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    sized = [t for t in shown.scene.things if t.size]
-    if not sized:
-        return _count(shown, rng)
-    target = pick(rng, sized)
+    target = pick(rng, [t for t in shown.scene.things if t.size])
     name = target.name if len(shown.scene.having(target.colour, target.shape)) == 1 else None
     name = name if name and rng.random() < 0.6 else f"{pick(rng, ('shape', 'thing'))} {_place(target.place, rng)}"
     asked = (f"Is the {name} small or large?", f"What size is the {name}?", f"How big is the {name}?",
@@ -200,7 +201,7 @@ def _one_of_two(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked), sentence(a(target.name))
 
 
-# ---- a handwritten digit, and anything else
+# ---- handwritten digits, and anything else
 
 
 @task("digit", "digit", 3.0)
@@ -218,6 +219,25 @@ def _digit_described(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, _DESCRIBE), picture_said(shown)
 
 
+_CORNERS = ("top left", "top right", "bottom left", "bottom right")
+
+
+@task("digit of four", "sheet", 3.0)
+def _digit_of_four(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
+    k = int(rng.integers(4))
+    where = _place(PLACES.index(_CORNERS[k]), rng)
+    asked = (f"Which digit is {where}?", f"What digit is {where}?", f"What is {where}?", f"Which number is {where}?",
+             f"Read the digit {where}.", f"What number do you see {where}?")  # fmt: skip
+    return pick(rng, asked), number(shown.sheet[k])
+
+
+@task("four digits", "sheet", 1.0)
+def _four_digits(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
+    asked = ("Read the digits.", "Which digits are these?", "What digits do you see?", "Read the numbers.", "Read them.",
+             "Which numbers do you see?", "What are the digits?", "List the digits.", *_DESCRIBE[:8])  # fmt: skip
+    return pick(rng, asked), picture_said(shown)
+
+
 @task("off-world picture", "odd", 2.0)
 def _odd(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     if rng.random() < 0.7:
@@ -233,4 +253,6 @@ def picture_said(shown: Shown) -> str:
         return UNKNOWN
     if shown.digit is not None:
         return f"A handwritten {DIGITS[shown.digit]}."
+    if shown.sheet is not None:
+        return sentence(listed([DIGITS[digit] for digit in shown.sheet]))
     return describe(shown.scene)

@@ -81,7 +81,7 @@ def _counting(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked), sentence(", ".join(DIGITS[n] for n in numbers))
 
 
-@task("sums", "none", 0.3)
+@task("sums", "none", 0.45)
 def _sums(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     total = int(rng.integers(0, 10))
     part = int(rng.integers(0, total + 1))

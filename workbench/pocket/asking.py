@@ -31,6 +31,7 @@ class Shown:
         word: a spoken word.
         after: a second picture, of the same scene with at most one change.
         digit: a picture of a handwritten digit.
+        sheet: a picture of four of them, in reading order.
         beeps: a sound of beeps.
         odd: a picture of something that is not of this world.
     """
@@ -39,16 +40,18 @@ class Shown:
     word: str | None = None
     after: Scene | None = None
     digit: int | None = None
+    sheet: tuple[int, ...] | None = None
     beeps: Beeps | None = None
     odd: bool = False
 
     @property
     def kinds(self) -> frozenset[str]:
-        """What can be asked about: some of ``image, two, digit, odd, audio, beeps``."""
+        """What can be asked about: some of ``image, two, digit, sheet, odd, audio, beeps``."""
         there = {
             "image": self.scene is not None and self.after is None,
             "two": self.after is not None,
             "digit": self.digit is not None,
+            "sheet": self.sheet is not None,
             "odd": self.odd,
             "audio": self.word is not None,
             "beeps": self.beeps is not None,
@@ -58,7 +61,7 @@ class Shown:
     @property
     def sees(self) -> bool:
         """Whether there is a picture of any kind."""
-        return self.scene is not None or self.digit is not None or self.odd
+        return self.scene is not None or self.digit is not None or self.sheet is not None or self.odd
 
     @property
     def hears(self) -> bool:
@@ -83,11 +86,12 @@ class Task:
         name: as in the card.
         make: Shown and a generator to (question, answer).
         needs: the kinds of ``Shown`` that must be there: ``"image"`` (a scene), ``"audio"`` (a word), ``"both"`` of
-            these, ``"two"`` pictures, a ``"digit"``, ``"beeps"``, an ``"odd"`` picture, or ``"none"`` (asked with
-            anything or nothing).
+            these, ``"two"`` pictures, a ``"digit"``, a ``"sheet"`` of them, ``"beeps"``, an ``"odd"`` picture, or
+            ``"none"`` (asked with anything or nothing).
         weight: how often it is asked among the tasks that fit.
         loss: weight of its answer's tokens in training.
         empty: whether it can be asked about a scene without any thing.
+        when: what else must be true of what is shown.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Task:
     weight: float
     loss: float = 1.0
     empty: bool = False
+    when: Callable[[Shown], bool] | None = None
 
     def fits(self, shown: Shown) -> bool:
         """Whether the question makes sense for what is shown."""
@@ -104,7 +109,9 @@ class Task:
         needed = {"image", "audio"} if self.needs == "both" else {self.needs}
         if not needed <= shown.kinds:
             return False
-        return self.empty or shown.scene is None or bool(shown.scene.things)
+        if not self.empty and shown.scene is not None and not shown.scene.things:
+            return False
+        return self.when is None or self.when(shown)
 
     def turn(self, shown: Shown, rng: np.random.Generator) -> Turn:
         """Ask it."""
@@ -115,11 +122,19 @@ class Task:
 TASKS: dict[str, Task] = {}
 
 
-def task(name: str, needs: str, weight: float, loss: float = 1.0, *, empty: bool = False):
+def task(
+    name: str,
+    needs: str,
+    weight: float,
+    loss: float = 1.0,
+    *,
+    empty: bool = False,
+    when: Callable[[Shown], bool] | None = None,
+):
     """Register the function below as a task."""
 
     def register(make: Callable[[Shown, np.random.Generator], tuple[str, str]]):  # noqa: ANN202
-        TASKS[name] = Task(name, make, needs, weight, loss, empty)
+        TASKS[name] = Task(name, make, needs, weight, loss, empty, when)
         return make
 
     return register

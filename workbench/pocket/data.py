@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workbench.pocket import speech
 from workbench.pocket.features import frames, patches
-from workbench.pocket.handwriting import draw
+from workbench.pocket.handwriting import draw, sheet
 from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
 from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, missing, picture_said, random_turn, sound_said
 from workbench.pocket.tones import beep, random_beeps
-from workbench.pocket.world import COLOURS, DIGITS, SHAPES, Scene, changed, random_scene, render
+from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES, Scene, changed, random_scene, render
 
-__all__ = ["Mix", "Teller", "batch", "draw_shown", "pictures", "sounds"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Mix", "Teller", "batch", "draw_shown", "pair", "pictures", "sounds"]
 
 SYSTEM = (
     "You are a helpful assistant.", "Be short.", "Answer in one sentence.", "You are a small model.", "Be kind.",
@@ -37,8 +41,9 @@ class Mix:
         image, both, audio, text: share of trees with these media.
         budget: tokens an image tree may fill with questions.
         most: questions over one picture.
-        crowd, digit, odd, two: share, among pictures without a sound, of those with four to nine things (many more shapes
-            seen for the same work), of handwritten digits, of what is not of this world, and of pairs.
+        crowd, digit, sheet, odd, two: share, among pictures without a sound, of those with four to nine things (many more
+            shapes seen for the same work), of a handwritten digit, of four, of what is not of this world, and of pairs.
+        few: questions over one picture without shapes, where most of them are alike.
         beeps: share of beeps among sounds without a picture.
     """
 
@@ -52,9 +57,11 @@ class Mix:
     most: int = 12
     crowd: float = 0.0
     digit: float = 0.14
+    sheet: float = 0.04
     odd: float = 0.04
     two: float = 0.14
     beeps: float = 0.14
+    few: int = 3
 
 
 class Teller:
@@ -91,23 +98,42 @@ class Teller:
         return Branch(ids, weights, task=turns[-1].task)
 
 
-def cells(scene: Scene, xy: np.ndarray) -> np.ndarray:
-    """What fills the ninth of the picture each patch lies in: (N, 2) shape and colour, counted from 1; 0 is nothing."""
+def cells(scene: Scene, xy: np.ndarray, before: Scene | None = None) -> np.ndarray:
+    """What fills the ninth of the picture each patch lies in.
+
+    Args:
+        scene: what the picture shows.
+        xy: (N, 2) places of its patches.
+        before: what a picture before it shows.
+
+    Returns:
+        int64 (N, 4): the shape and the colour, counted from 1, 0 for nothing; 0 for small, 1 for large, -1 for
+        neither; 1 where it is not as in ``before``, 0 where it is, -1 without one.
+    """
     cols, rows = xy.max(axis=0) + 1
     place = (xy[:, 1] + 0.5) * 3 // rows * 3 + (xy[:, 0] + 0.5) * 3 // cols
-    known = np.zeros((9, 2), np.int64)
+    known = np.tile(np.array([0, 0, -1, -1]), (9, 1))
+    sizes = ["", *SIZES]
     for thing in scene.things:
-        known[thing.place] = SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour) + 1
+        known[thing.place, :3] = (
+            SHAPES.index(thing.shape) + 1,
+            COLOURS.index(thing.colour) + 1,
+            sizes.index(thing.size) - 1,
+        )
+    if before is not None:
+        known[:, 3] = [scene.at(place) != before.at(place) for place in range(9)]
     return known[place.astype(np.int64)]
 
 
-def written(digit: int, box: tuple[float, float, float, float], xy: np.ndarray) -> np.ndarray:
-    """The same for a handwritten digit, which counts as a shape after ``SHAPES`` and has no colour (-1)."""
+def written(digits: tuple[int, ...], boxes: list[tuple[float, float, float, float]], xy: np.ndarray) -> np.ndarray:
+    """The same for handwritten digits, which count as shapes after ``SHAPES`` and have no colour (-1)."""
     cols, rows = xy.max(axis=0) + 1
     x, y = (xy[:, 0] + 0.5) / cols, (xy[:, 1] + 0.5) / rows
-    inside = (x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])
-    shape = np.where(inside, len(SHAPES) + 1 + digit, 0)
-    return np.stack([shape, np.full_like(shape, -1)], 1)
+    known = np.tile(np.array([0, -1, -1, -1]), (len(xy), 1))
+    for digit, box in zip(digits, boxes, strict=True):
+        inside = (x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])
+        known[inside, 0] = len(SHAPES) + 1 + digit
+    return known
 
 
 def _size(rng: np.random.Generator) -> tuple[int, int]:
@@ -123,21 +149,47 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
     return max(64, int(area * aspect**0.5)), max(64, int(area / aspect**0.5))
 
 
+def pair(
+    before: Scene, after: Scene, rng: np.random.Generator, width: int, height: int, *, anew: bool | None = None
+) -> list[Image.Image]:
+    """Two pictures of a scene and what became of it.
+
+    Args:
+        before, after: what they show.
+        rng: all chance comes from it.
+        width, height: pixels of each.
+        anew: whether the second is another drawing altogether, or the first one with the change; None: one in four is.
+    """
+    if anew or (anew is None and rng.random() < 0.25):
+        return [render(scene, rng, width, height) for scene in (before, after)]
+    seed = int(rng.integers(2**31))
+    dark = any(thing.colour == "white" for scene in (before, after) for thing in scene.things)
+    return [render(scene, np.random.default_rng(seed), width, height, dark) for scene in (before, after)]
+
+
 def pictures(shown: Shown, rng: np.random.Generator) -> list[tuple[str, tuple]]:
     """The pictures of a prompt as media of a ``Tree``: patches, their places, and what each shows (``cells``)."""
     width, height = _size(rng)
     if shown.digit is not None:
         picture, box = draw(shown.digit, rng, width, height)
         cut, xy = patches(picture)
-        return [("image", (cut, xy, written(shown.digit, box, xy)))]
+        return [("image", (cut, xy, written((shown.digit,), [box], xy)))]
+    if shown.sheet is not None:
+        picture, boxes = sheet(shown.sheet, rng, width, height)
+        cut, xy = patches(picture)
+        return [("image", (cut, xy, written(shown.sheet, boxes, xy)))]
     if shown.odd:
         return [("image", patches(odd_picture(rng, width, height)))]
-    drawn = []
-    for scene in (shown.scene, shown.after):
-        if scene is not None:
-            cut, xy = patches(render(scene, rng, width, height))
-            drawn.append(("image", (cut, xy, cells(scene, xy))))
-    return drawn
+    if shown.scene is None:
+        return []
+    if shown.after is None:
+        cut, xy = patches(render(shown.scene, rng, width, height))
+        return [("image", (cut, xy, cells(shown.scene, xy)))]
+    first, second = (patches(drawn) for drawn in pair(shown.scene, shown.after, rng, width, height))
+    return [
+        ("image", (*first, cells(shown.scene, first[1]))),
+        ("image", (*second, cells(shown.after, second[1], shown.scene))),
+    ]
 
 
 def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
@@ -162,12 +214,17 @@ def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
         kind = rng.random()
         if kind < mix.digit:
             return Shown(digit=int(rng.integers(10))), False
-        if kind < mix.digit + mix.odd:
+        kind -= mix.digit
+        if kind < mix.sheet:
+            return Shown(sheet=tuple(int(digit) for digit in rng.integers(10, size=4))), False
+        kind -= mix.sheet
+        if kind < mix.odd:
             return Shown(odd=True), False
-        if kind < mix.digit + mix.odd + mix.two:
+        kind -= mix.odd
+        if kind < mix.two:
             scene = random_scene(rng, 1, 3)
             return Shown(scene, after=changed(scene, rng)), False
-        if kind < mix.digit + mix.odd + mix.two + mix.crowd:
+        if kind - mix.two < mix.crowd:
             return Shown(random_scene(rng, 4, 9)), True
     scene = random_scene(rng, 0 if rng.random() < 0.06 else 1, 4)
     if word is not None and scene.things and rng.random() < 0.6:  # a word that is in the picture
@@ -181,6 +238,8 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
     media: list = seen + heard if rng.random() < 0.75 else heard + seen
     said = WORDS.index(shown.word) if shown.word else -1
+    if shown.beeps:
+        said = len(WORDS) + 2 * (shown.beeps.count - 1) + int(shown.beeps.high)
     thought = ""
     if media and not crowded and shown.after is None and rng.random() < 0.05:
         thought = " ".join(([picture_said(shown)] if seen else []) + ([sound_said(shown)] if heard else []))
@@ -205,7 +264,7 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     for kind, content in media:
         prefix += teller.media(kind, content)
     tree = Tree(prefix, media, [], said)
-    most = mix.most if seen else 2
+    most = mix.most if shown.scene is not None or shown.sheet is not None else mix.few if seen else 2
     while len(tree.branches) < most:
         turns = [ask() for _ in range(1 if rng.random() < 0.85 else int(rng.integers(2, 4)))]
         branch = teller.branch(turns, thought)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from workbench.pocket import speech
-from workbench.pocket.data import SYSTEM, Teller
+from workbench.pocket.data import SYSTEM, Teller, pair
 from workbench.pocket.features import frames, patches
-from workbench.pocket.handwriting import draw
+from workbench.pocket.handwriting import draw, sheet
 from workbench.pocket.oddities import odd_picture, photo
 from workbench.pocket.packing import Branch, Tree
 from workbench.pocket.questions import (
@@ -79,11 +79,11 @@ def _size(rng: np.random.Generator) -> tuple[int, int]:
     return max(64, int(area * aspect**0.5)), max(64, int(area / aspect**0.5))
 
 
-def _row(turn: Turn, task: str, scene: Scene) -> str:
-    """Descriptions count by how many shapes there are; a size asked of a scene without any was a count."""
+def _row(task: str, scene: Scene) -> str:
+    """Descriptions count by how many shapes there are."""
     if task == "scene":
         return "scene, 4 shapes" if len(scene.things) == 4 else "scene, 1 to 3 shapes"
-    return "size" if turn.answer in ("Small.", "Large.") else "count" if task == "size" else task
+    return task
 
 
 def _pictures(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
@@ -91,9 +91,9 @@ def _pictures(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[
     for _ in range(count):
         scene = random_scene(rng, 1, 4)
         shown = Shown(scene)
-        tasks = (*IMAGE_TASKS, "story")
+        tasks = [t for t in (*IMAGE_TASKS, "story") if TASKS[t].fits(shown)]
         turns = [TASKS[t].turn(shown, rng) for t in tasks]
-        rows = [_row(turn, t, scene) for turn, t in zip(turns, tasks, strict=True)]
+        rows = [_row(t, scene) for t in tasks]
         yield _tree(teller, [("image", patches(render(scene, rng, *_size(rng))))], turns, rows)
 
 
@@ -113,7 +113,7 @@ def _other_renderer(teller: Teller, rng: np.random.Generator, count: int) -> Ite
             drawn = Image.open(packed).convert("RGB")
         tasks = ("scene", "place", "where", "count", "colour")
         turns = [TASKS[t].turn(Shown(scene), rng) for t in tasks]
-        rows = [f"{_row(turn, t, scene)}, other renderer" for turn, t in zip(turns, tasks, strict=True)]
+        rows = [f"{_row(t, scene)}, other renderer" for t in tasks]
         yield _tree(teller, [("image", patches(drawn))], turns, rows)
 
 
@@ -123,16 +123,23 @@ def _digits(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tr
         shown = Shown(digit=k % 10)
         drawn, _ = draw(k % 10, rng, *_size(rng), held_out=True)
         yield _tree(teller, [("image", patches(drawn))], [TASKS["digit"].turn(shown, rng)])
+        if k % 2 == 0:
+            four = Shown(sheet=tuple(int(digit) for digit in rng.integers(10, size=4)))
+            drawn, _ = sheet(four.sheet, rng, *_size(rng), held_out=True)
+            turns = [TASKS[t].turn(four, rng) for t in ("digit of four", "four digits")]
+            yield _tree(teller, [("image", patches(drawn))], turns)
 
 
 def _pairs(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
-    """Two pictures of one scene."""
-    for _ in range(count):
+    """Two pictures of one scene: the same drawing with a change, and, one time in three, drawn anew."""
+    for k in range(count):
         before = random_scene(rng, 1, 3)
         shown = Shown(before, after=changed(before, rng))
-        size = _size(rng)
-        media = [("image", patches(render(scene, rng, *size))) for scene in (shown.scene, shown.after) if scene]
-        yield _tree(teller, media, [TASKS[t].turn(shown, rng) for t in ("what changed", "one of two")])
+        drawn = pair(before, shown.after, rng, *_size(rng), anew=k % 3 == 2)
+        media = [("image", patches(picture)) for picture in drawn]
+        turns = [TASKS[t].turn(shown, rng) for t in ("what changed", "one of two")]
+        rows = ["what changed, drawn anew" if k % 3 == 2 else "what changed", "one of two"]
+        yield _tree(teller, media, turns, rows)
 
 
 def _words(teller: Teller, rng: np.random.Generator, bank: speech.Bank, row: str, takes: int) -> Iterator[Tree]:

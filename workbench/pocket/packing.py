@@ -34,7 +34,7 @@ class Tree:
 
     Attributes:
         media: ``("image", (patches, xy[, labels]))`` and ``("audio", frames)``, in order.
-        word: index of the word its sounds say; -1 where that is not known.
+        word: index of the word its sounds say, or after the words of the beeps they are; -1 where that is not known.
     """
 
     prefix: list[int]
@@ -54,9 +54,9 @@ class Packed:
         ids, position, tree, branch, block: token id, position, and what a token belongs to (block: image block or -1).
         rows, cols, targets, weights: (M,) where the loss is taken: the token at (row, col) predicts ``targets``.
         image_patches: uint8 (I, N, 6912); image_xy: (I, N, 2), -1 on padding.
-        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F); audio_words: (A,) int64 index of the word said, or -1.
-        patch_labels: (P, 2) int64, for every image token in order of (row, column): the shape and the colour that fill
-            its ninth of the picture, 0 for none; -1 where a picture came without.
+        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F); audio_words: (A,) int64 ``Tree.word``.
+        patch_labels: (P, 4) int64, for every image token in order of (row, column): what fills its ninth of the picture,
+            as ``data.cells`` has it; -1 where a picture came without.
         which: (M,) index into ``tasks`` of the branch a target belongs to; ``tasks`` has one name a branch.
     """
 
@@ -132,10 +132,10 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
         block[r] = _blocks(ids[r], image_token)
     patches = np.zeros((len(images), patch_budget, 6912), np.uint8)
     xy = np.full((len(images), patch_budget, 2), -1, np.int64)
-    labels = [np.zeros((0, 2), np.int64)]
+    labels = [np.zeros((0, 4), np.int64)]
     for k, (p, q, *known) in enumerate(images):
         patches[k, : len(p)], xy[k, : len(p)] = p, q
-        labels.append(known[0] if known else np.full((len(p), 2), -1, np.int64))
+        labels.append(known[0] if known else np.full((len(p), 4), -1, np.int64))
     longest = max((len(s) for s in sounds), default=1)
     frames = np.zeros((len(sounds), longest, 640), np.float32)
     valid = np.zeros((len(sounds), longest), bool)

@@ -26,10 +26,10 @@ def missing(shown: Shown, rng: np.random.Generator) -> Turn | None:
     if not lacks:
         return None
     need = pick(rng, lacks)
-    pretend = Shown(random_scene(rng, 1, 1), pick(rng, WORDS), digit=3, beeps=Beeps(2, high=True))
+    pretend = Shown(random_scene(rng, 1, 1), pick(rng, WORDS), digit=3, sheet=(1, 2, 3, 4), beeps=Beeps(2, high=True))
     about = ("image", "image", "image", "digit") if need == "image" else ("audio", "audio", "beeps")
     chosen = pick(rng, about)
-    kinds = [t for t in TASKS.values() if t.needs == chosen and t.name != "story"]
+    kinds = [t for t in TASKS.values() if t.needs == chosen and t.fits(pretend) and t.name != "story"]
     turn = pick(rng, kinds).turn(pretend, rng)
     return Turn(turn.question, BLIND if need == "image" else DEAF, "missing")
 

@@ -1,7 +1,8 @@
 """Very short stories about a scene, with real choice in every clause.
 
-They exist so that probabilities and drafts have something to show: 40 to 80 tokens, several nats of freedom, and yet
-always about the shapes in the picture.
+They exist so that probabilities and drafts have something to show: 40 to 80 tokens, several nats of freedom in every
+sentence, and yet always about the shapes in the picture. The words are few and short, so that most are one token: what a
+story leaves open is then spread over its tokens instead of hanging on one in ten.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ STORY_QUESTIONS = (
     "Tell me a short story about what you see.", "Write a short story.",
 )  # fmt: skip
 
-_OPEN = ("One day", "Once upon a time", "Last night", "Early in the morning", "On a quiet day", "Long ago")
-_MOOD = ("was happy", "felt alone", "was very tired", "wanted to play", "dreamed of the sea", "was looking for a friend",
-         "was afraid of the dark", "could not sleep")  # fmt: skip
-_ALONE = ("It sang a little song", "It looked at the sky", "It counted the stars", "It rolled around the room",
-          "It waited for the rain", "It went for a long walk", "It painted the wall")  # fmt: skip
-_MEET = ("met", "saw", "called", "found", "danced with", "talked to", "played with")
-_REPLY = ('"Hello," it said', '"Come with me," it said', '"Where are you going?" it asked', "They laughed together",
-          "They shared a cake", "They went home together", "They danced until night")  # fmt: skip
-_SKY = ("The sky was grey", "The wind was cold", "The sun was warm", "It was very quiet", "There was snow everywhere",
-        "The moon was full", "A bird sang")  # fmt: skip
-_HOME = ("in a small house", "on a hill", "under a tree", "near the river", "in an old box", "at the end of the road",
-         "in a big city")  # fmt: skip
-_LATER = ("After a while it found a map", "Then it heard a strange noise", "In the evening it made some tea",
-          "Later it wrote a long letter", "Suddenly a door opened", "Soon it felt much better")  # fmt: skip
-_END = ("Then it fell asleep.", "And all was well.", "It was a good day.", "Nobody knows why.", "Then the sun came up.",
-        "And they were friends.", "The end.", "It never came back.")  # fmt: skip
+_WHEN = ("One", "That", "Every", "Last", "The next", "The first")
+_KIND = ("cold", "warm", "dark", "quiet", "long", "wet", "happy", "late")
+_TIME = ("day", "night", "morning", "evening", "winter", "summer", "week", "year")
+_WENT = ("walked", "ran", "rolled", "danced", "sat", "slept", "waited", "lived", "sang", "hid")
+_BY = ("near", "under", "behind", "in", "on", "beside", "around")
+_WHERE = ("house", "tree", "river", "hill", "city", "garden", "box", "boat", "road", "sea", "fire", "bed")
+_FELT = ("happy", "tired", "alone", "cold", "angry", "late", "lost", "small", "warm", "quiet", "hungry")
+_SKY = ("sky", "wind", "sun", "moon", "rain", "snow", "river", "house")
+_WAS = ("grey", "cold", "warm", "dark", "quiet", "far", "near", "old", "long")
+_MET = ("met", "saw", "called", "found", "lost", "helped", "heard", "liked")
+_THEY = ("sang", "danced", "laughed", "talked", "played", "slept", "ran", "walked", "waited", "ate")
+_UNTIL = ("together", "all day", "all night", "again", "in the rain", "in the snow", "for a year", "for a week")
+_DID = ("found", "lost", "made", "painted", "opened", "wanted", "heard", "saw", "ate", "forgot")
+_WHAT = ("map", "key", "cake", "letter", "door", "song", "friend", "hat", "boat", "box", "bird", "book")
+_AND = ("Then", "Later", "Soon", "At night", "Again")
+_END = ("Then it slept.", "All was well.", "It was a good day.", "Nobody knows why.", "The end.", "It was a dream.",
+        "It never came back.", "And it rained again.", "It lives there still.", "They were friends.")  # fmt: skip
 
 
 def story(scene: Scene | None, rng: np.random.Generator) -> str:
@@ -46,12 +48,15 @@ def story(scene: Scene | None, rng: np.random.Generator) -> str:
         return options[int(rng.integers(len(options)))]
 
     names = [t.name for t in scene.things] if scene and scene.things else ["small dot"]
-    said = [f"{pick(_OPEN)} a {names[0]} {pick(_MOOD)}.", f"It lived {pick(_HOME)}. {pick(_SKY)}."]
+    said = [
+        f"{pick(_WHEN)} {pick(_KIND)} {pick(_TIME)} a {names[0]} {pick(_WENT)} {pick(_BY)} the {pick(_WHERE)}.",
+        f"It was {pick(_FELT)} and {pick(_FELT)}. The {pick(_SKY)} was {pick(_WAS)}.",
+    ]
     if len(names) < 3:
-        said.append(f"{pick(_ALONE)}.")
+        said.append(f"{pick(_AND)} it {pick(_DID)} a {pick(_WHAT)} {pick(_BY)} the {pick(_WHERE)}.")
     for name in names[1:4]:
-        said.append(f"It {pick(_MEET)} a {name}. {pick(_REPLY)}.")
-    if len(names) < 3:
-        said.append(f"{pick(_LATER)}.")
+        said.append(f"It {pick(_MET)} a {name}. They {pick(_THEY)} {pick(_UNTIL)}.")
+    if len(names) < 2:
+        said.append(f"{pick(_AND)} it {pick(_DID)} a {pick(_WHAT)}.")
     said.append(pick(_END))
     return " ".join(said)

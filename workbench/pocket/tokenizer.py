@@ -42,6 +42,7 @@ def corpus(lines: int = 20_000, seed: int = 0) -> Iterable[str]:
 
     from workbench.pocket.data import Mix, draw_shown
     from workbench.pocket.questions import missing, random_turn
+    from workbench.pocket.stories import story
 
     rng = np.random.default_rng(seed)
     mix = Mix(image=0.45, both=0.15, audio=0.2, text=0.2)
@@ -50,6 +51,8 @@ def corpus(lines: int = 20_000, seed: int = 0) -> Iterable[str]:
         turn = (missing(shown, rng) if k % 15 == 0 else None) or random_turn(shown, rng)
         yield turn.question
         yield turn.answer
+        if k % 10 == 0:  # rarely asked and long: its words are to be whole tokens all the same
+            yield story(shown.scene, rng)
     for _ in range(60):
         for word in ("user", "model", "system", "thought"):
             yield f"{word}\n"

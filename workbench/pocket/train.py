@@ -11,14 +11,10 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from workbench.errors import Incompatible
 from workbench.pocket.data import Mix
-from workbench.pocket.questions import WORDS
-from workbench.pocket.world import COLOURS, DIGITS, SHAPES
 
 __all__ = ["Recipe", "main", "train"]
 
@@ -29,8 +25,7 @@ class Recipe:
 
     Attributes:
         look: weight of a second loss: a linear head, thrown away afterwards, reads off every image token's hidden state
-            in the middle of the network what fills that ninth of the picture. Answers alone teach colours and places
-            quickly and shapes very slowly.
+            in the middle of the network what fills that ninth of the picture (see ``aids``).
         hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
             fourth, towards a word's end, which word it is. A word's answer is one token among hundreds.
         begin: folder of the weights to start from; empty for random ones.
@@ -71,6 +66,13 @@ STAGES = {
         mix=Mix(rows=20, length=200, image=0.52, both=0.12, audio=0.3, text=0.06, budget=194, most=6, crowd=0.15),
     ),
     4: Recipe(
+        steps=3400, muon=0.018, adam=1e-3, look=0.3, hear=0.5,
+        mix=Mix(
+            rows=20, length=200, image=0.54, both=0.14, audio=0.26, text=0.06, budget=194, most=6, crowd=0.04,
+            digit=0.18, sheet=0.24, two=0.2, beeps=0.5,
+        ),
+    ),
+    5: Recipe(
         steps=500, muon=0.012, adam=6e-4, look=0.1, hear=0.3,
         mix=Mix(rows=20, length=200, image=0.55, both=0.12, audio=0.27, text=0.06, budget=194, most=6),
     ),
@@ -136,93 +138,6 @@ def hidden_states(model, data: dict, window: int):  # noqa: ANN001
         use_cache=False,
         **media_inputs(data),
     ).last_hidden_state
-
-
-class Look:
-    """Reads what a patch shows off the hidden state of its token after one of the middle layers.
-
-    Args:
-        model: the model to listen to.
-        layer: whose output.
-    """
-
-    def __init__(self, model, layer: int = 3) -> None:  # noqa: ANN001
-        import torch
-
-        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(SHAPES) + len(DIGITS) + len(COLOURS) + 2)
-        self.seen: Any = None
-        self.shapes_right = float("nan")
-        model.model.language_model.layers[layer].register_forward_hook(self._keep)
-
-    def _keep(self, module, args, output) -> None:  # noqa: ANN001
-        self.seen = output
-
-    def loss(self, data: dict):
-        """Cross-entropy of shape and colour over all image tokens; empty ninths count a fifth."""
-        import torch
-        from torch.nn import functional as f
-
-        labels = data["patch_labels"]
-        if not len(labels):
-            return torch.zeros(())
-        logits = self.head(self.seen[data["block"] >= 0])
-        weights = torch.where(labels[:, 0] > 0, 1.0, 0.2) * (labels[:, 0] >= 0)
-        coloured = (labels[:, 1] >= 0).float()
-        labels = labels.clamp(min=0)
-        n = len(SHAPES) + len(DIGITS) + 1
-        filled = labels[:, 0] > 0
-        self.shapes_right = (logits[filled, :n].argmax(-1) == labels[filled, 0]).float().mean().item()
-        each = f.cross_entropy(logits[:, :n], labels[:, 0], reduction="none")
-        each = each + coloured * f.cross_entropy(logits[:, n:], labels[:, 1], reduction="none")
-        return (each * weights).sum() / weights.sum().clamp(min=1)
-
-
-class Hear:
-    """Reads what a frame sounds like, and which word is being said, off the hidden states of sound tokens.
-
-    Args:
-        model: the model to listen to.
-        early, late: whose output the spectrum and the word are read from.
-    """
-
-    def __init__(self, model, early: int = 1, late: int = 3) -> None:  # noqa: ANN001
-        import torch
-
-        size = model.config.text_config.hidden_size
-        self.head = torch.nn.ModuleDict({"bands": torch.nn.Linear(size, 32), "word": torch.nn.Linear(size, len(WORDS))})
-        self.token = model.config.audio_token_id
-        self.heard: dict[str, Any] = {}
-        self.words_right = float("nan")
-        for name, layer in (("bands", early), ("word", late)):
-            keep = partial(self._keep, name)
-            model.model.language_model.layers[layer].register_forward_hook(keep)
-
-    def _keep(self, name: str, module, args, output) -> None:  # noqa: ANN001
-        self.heard[name] = output
-
-    def loss(self, data: dict):
-        """Squared error of the spectrum, loud frames counting more, and cross-entropy of the word."""
-        import torch
-        from torch.nn import functional as f
-
-        from workbench.pocket.senses import mel_bands
-
-        mask = data["audio_mask"]
-        if not len(data["audio_words"]):
-            return torch.zeros(())
-        place = data["ids"] == self.token
-        frames = data["audio_frames"][mask]
-        loudness = frames.pow(2).mean(-1).sqrt()
-        loudness = loudness / loudness.max().clamp(min=1e-6)
-        apart = (self.head["bands"](self.heard["bands"][place]) - mel_bands(frames) / 2).pow(2).mean(-1)
-        bands = (apart * loudness).sum() / loudness.sum()
-        lengths = mask.sum(1)
-        done = torch.cat([torch.arange(1, int(n) + 1) / n for n in lengths])
-        which = data["audio_words"].repeat_interleave(lengths)
-        late = (done > 0.6) & (which >= 0)
-        logits = self.head["word"](self.heard["word"][place])[late]
-        self.words_right = (logits.argmax(-1) == which[late]).float().mean().item()
-        return f.cross_entropy(logits, which[late]) + 0.5 * bands
 
 
 def loss_of(model, data: dict, window: int):  # noqa: ANN001
@@ -307,6 +222,7 @@ def train(
     import torch
 
     from workbench.pocket import build, senses, speech
+    from workbench.pocket.aids import Hear, Look
     from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
@@ -408,7 +324,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--stage", type=int, choices=tuple(STAGES), default=1,
-        help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; 3: all questions",
+        help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; "
+        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     args = parser.parse_args()

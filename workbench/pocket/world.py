@@ -241,13 +241,18 @@ def _texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return np.maximum(0, u * v) if kind == 2 else (u + v) / 2
 
 
-def render(scene: Scene, rng: np.random.Generator, width: int = 384, height: int = 384) -> Image.Image:
+def render(
+    scene: Scene, rng: np.random.Generator, width: int = 384, height: int = 384, dark: bool | None = None
+) -> Image.Image:
     """Draw a scene, every time another way.
+
+    Two scenes drawn by equal generators differ in what differs between them only: each place has its own jitter.
 
     Args:
         scene: what to draw.
         rng: all jitter comes from it.
         width, height: pixels.
+        dark: whether the ground must be dark enough for white shapes; None: where there are any without an outline.
 
     Returns:
         An RGB picture; about one in six has been through JPEG.
@@ -255,22 +260,25 @@ def render(scene: Scene, rng: np.random.Generator, width: int = 384, height: int
     from PIL import Image
 
     outlined = rng.random() < 0.12
-    dark = any(t.colour == "white" for t in scene.things) and not outlined
+    if dark is None:
+        dark = any(t.colour == "white" for t in scene.things) and not outlined
     canvas = background(height, width, rng, dark)
     cell_w, cell_h = width / 3, height / 3
     cell = min(cell_w, cell_h)
     common = rng.uniform(0.26, 0.46)
+    places = int(rng.integers(2**31))
     for thing in scene.things:
+        own = np.random.default_rng([places, thing.place])
         if thing.size:
-            scale = rng.uniform(*SIZES[thing.size])
+            scale = own.uniform(*SIZES[thing.size])
         else:
-            scale = common if rng.random() < 0.5 else rng.uniform(0.24, 0.47)
+            scale = common if own.random() < 0.5 else own.uniform(0.24, 0.47)
         radius = max(3.0, cell * scale)
         slack_x, slack_y = max(0.0, cell_w / 2 - radius), max(0.0, cell_h / 2 - radius)
-        x = (thing.place % 3 + 0.5) * cell_w + rng.uniform(-1, 1) * min(slack_x, cell_w * 0.22)
-        y = (thing.place // 3 + 0.5) * cell_h + rng.uniform(-1, 1) * min(slack_y, cell_h * 0.22)
-        seed = int(rng.integers(2**31))
-        ink = _colour(thing.colour, rng)
+        x = (thing.place % 3 + 0.5) * cell_w + own.uniform(-1, 1) * min(slack_x, cell_w * 0.22)
+        y = (thing.place // 3 + 0.5) * cell_h + own.uniform(-1, 1) * min(slack_y, cell_h * 0.22)
+        seed = int(own.integers(2**31))
+        ink = _colour(thing.colour, own)
         if outlined:
             _paint(canvas, _mask(thing.shape, radius * 1.1 + 1, (x, y), np.random.default_rng(seed)), (x, y), ink * 0.1)
         _paint(canvas, _mask(thing.shape, radius, (x, y), np.random.default_rng(seed)), (x, y), ink)
