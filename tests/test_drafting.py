@@ -7,6 +7,8 @@ its acceptance test believes the draft was *sampled* from the drafter, so it acc
 likes comes out far more often than the model itself would say it.
 """
 
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -376,6 +378,21 @@ def test_a_drafter_of_another_model_is_refused(tmp_path):
 def test_what_is_no_drafter(drafter, error, said):
     with pytest.raises(error, match=said):
         workbench.load("pocket", drafter=drafter, progress=False)
+
+
+@pytest.mark.parametrize("how", [{"drafter": WEIGHTS}, {"context": 10**9}])
+def test_what_cannot_be_is_refused_before_any_weight_is_read(how, monkeypatch):
+    monkeypatch.setattr(workbench.loading, "_weights", lambda *a, **k: pytest.fail("weights were read"))
+    with pytest.raises((Incompatible, ModelError), match=r"no drafter|8,192"):
+        workbench.load("pocket", progress=False, **how)
+
+
+def test_a_drafter_trained_for_other_weights_says_so(random_drafter, tmp_path):
+    shutil.copytree(random_drafter, tmp_path / "d")
+    config = tmp_path / "d" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target_weights": "0" * 16}))
+    with pytest.warns(UserWarning, match="other weights than those of pocket"):
+        workbench.load("pocket", drafter=tmp_path / "d", progress=False)
 
 
 def test_drafts_of_a_model_without_drafter(plain):

@@ -3,14 +3,17 @@
 import json
 import threading
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import workbench
+from workbench import cli
 from workbench.errors import ModelError, PromptError, TraceError
 from workbench.pocket import WEIGHTS
 from workbench.pocket.examples import PAIR, SCENE
+from workbench.trace import Usage
 
 pytest.importorskip("torch")
 
@@ -194,3 +197,38 @@ def test_a_home_folder_is_understood(trace, tmp_path, monkeypatch):
     trace.save("~/a.trace")
     assert (tmp_path / "a.trace").is_file()
     assert workbench.Trace.load("~/a.trace").text == trace.text
+
+
+def test_thinking_is_yes_or_no(model):
+    with pytest.raises(PromptError, match="thinking='no'"):
+        model.ask("Hi", thinking="no")
+
+
+def test_a_branch_of_a_scored_run_goes_on_as_the_model_would(model):
+    scored = model.score("Tell me a story.", "One day")
+    went = model.branch(scored, at=1, token=" night", seed=1)
+    asked = model.ask("Tell me a story.", seed=1)
+    assert len(went.tokens) > len(scored.tokens) + 5
+    assert (went.settings.temperature, went.settings.top_k, went.settings.top_p) == (
+        asked.settings.temperature, asked.settings.top_k, asked.settings.top_p,
+    )  # fmt: skip
+    assert len(model.branch(scored, at=1, token=" night", max_new_tokens=3).tokens) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"finish": "banana"}, "finish is 'banana'"), ({"usage": Usage(5, -1, 1, 0, 0, 0)}, "usage.cached holds -1")],
+)
+def test_a_trace_that_ends_as_none_can_is_refused(trace, change, said, tmp_path):
+    with pytest.raises(workbench.TraceError, match=said):
+        replace(trace, **change).save(tmp_path / "a.trace")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--seed", str(2**63)], ["--temperature", "1e-9"], ["--max-new-tokens", str(2**40)], ["--top-k", "9" * 12]],
+)
+def test_what_the_command_line_cannot_mean_is_refused_before_loading(options, capsys, monkeypatch):
+    monkeypatch.setattr(workbench.loading, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+    assert cli.main(["ask", "hi", *options]) == 2
+    assert options[0] in capsys.readouterr().err

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-__all__ = ["draft", "number", "whole"]
+__all__ = ["draft", "number", "temperature", "whole"]
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -39,6 +39,16 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[str], f
         return value
 
     return read
+
+
+def temperature(text: str) -> float:
+    """0, which is greedy, or a number that logits can be divided by."""
+    from workbench.settings import COLDEST  # with numpy behind it: --help is to stay quick
+
+    value = number(0, 100)(text)
+    if 0 < value < COLDEST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 0 (greedy) or a number from {COLDEST:g} to 100")
+    return value
 
 
 def draft(text: str) -> int | str:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, overlay
-from workbench.arguments import draft, number, whole
+from workbench.arguments import draft, number, temperature, whole
 from workbench.errors import TraceError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -101,13 +101,15 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--model", default="pocket", metavar="NAME",
                      help="a known name, a folder or a hub id (default: pocket, which is embedded)")  # fmt: skip
     ask.add_argument("--system", metavar="TEXT", help="the system turn")
-    ask.add_argument("--max-new-tokens", type=whole(1), default=128, metavar="N",
+    ask.add_argument("--max-new-tokens", type=whole(1, 2**31 - 1), default=128, metavar="N",
                      help="at most so many (default: 128)")  # fmt: skip
-    ask.add_argument("--temperature", type=number(0, 100), metavar="T", help="0 is greedy (default: the model's own)")
-    ask.add_argument("--top-k", type=whole(0), metavar="K", help="draw from the K most probable words; 0 is off")
+    ask.add_argument("--temperature", type=temperature, metavar="T", help="0 is greedy (default: the model's own)")
+    ask.add_argument(
+        "--top-k", type=whole(0, 2**31 - 1), metavar="K", help="draw from the K most probable words; 0 is off"
+    )
     ask.add_argument("--top-p", type=number(0, 1, above=True), metavar="P",
                      help="draw from the fewest words that hold this probability; 1 is off")  # fmt: skip
-    ask.add_argument("--seed", type=whole(0), metavar="N", help="repeat a sampled answer")
+    ask.add_argument("--seed", type=whole(0, 2**63 - 1), metavar="N", help="repeat a sampled answer")
     ask.add_argument("--draft", type=draft, default="auto", metavar="auto|N", help="drafts a round; 0 is none")
     ask.add_argument("--image-tokens", type=int, choices=(70, 140, 280, 560, 1120), metavar="N",
                      help="tokens a picture may take: 70, 140, 280, 560 or 1120")  # fmt: skip

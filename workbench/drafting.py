@@ -43,7 +43,7 @@ class Drafter:
     """
 
     def __init__(self, assistant: Any, transformer: Any) -> None:
-        _check_fit(assistant, transformer)
+        check_fit(assistant.config, transformer.config)
         self.assistant = assistant
         self.embed = transformer.get_input_embeddings()
         self.pace = Pace()
@@ -221,11 +221,19 @@ class Drafted:
         return Rounds(**columns)
 
 
-def _check_fit(assistant: Any, transformer: Any) -> None:
-    mine, theirs = assistant.config.get_text_config(), transformer.config.get_text_config()
+def check_fit(drafter: Any, model: Any) -> None:
+    """Refuse a drafter that was made for another model.
+
+    Args:
+        drafter, model: Their Transformers configurations: enough to tell before any weight is read.
+
+    Raises:
+        Incompatible: Another vocabulary, hidden size or shape of keys; says which.
+    """
+    mine, theirs = drafter.get_text_config(), model.get_text_config()
     wanted = {
         "vocabulary": (mine.vocab_size, theirs.vocab_size),
-        "hidden size of the model": (assistant.config.backbone_hidden_size, theirs.hidden_size),
+        "hidden size of the model": (drafter.backbone_hidden_size, theirs.hidden_size),
     }
     for kind in sorted(set(mine.layer_types)):
         if kind not in theirs.layer_types:

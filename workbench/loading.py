@@ -17,7 +17,7 @@ from typing import Any
 
 from workbench import masks
 from workbench.catalog import CATALOG, Entry, find
-from workbench.drafting import Drafter
+from workbench.drafting import check_fit
 from workbench.errors import Incompatible, ModelError
 from workbench.model import LoadedModel
 from workbench.planning import plan, refuse
@@ -65,6 +65,9 @@ def load(
         context: Tokens that prompt and answer may fill together; None is the model's own limit.
         force: Load although it does not fit into the free memory.
         progress: Print the line that pins what was loaded, and a bar for long steps.
+
+    Returns:
+        The model: an object for each set of arguments, the same one until it is unloaded.
 
     Raises:
         ModelError: An unknown name, or a folder that cannot be loaded.
@@ -191,6 +194,11 @@ def _load(
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} holds no *.safetensors: the weights of {entry.name} are missing.")
+    config = _config(entry.name, folder)
+    limit = int(config.get_text_config().max_position_embeddings)
+    if context is not None and context > limit:
+        raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
+    draws = _drafter_folder(drafter, config)
     held, how = _from(entry.name, folder, lambda: held_as(folder, quantization, device))
     quiet = not progress or entry.name == "pocket"
     had_bars = bars.is_progress_bar_enabled()
@@ -201,7 +209,7 @@ def _load(
             folder, local_files_only=True
         ))  # fmt: skip
         transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device, **how)
-        assistant, about = _drafter(drafter, transformer, dtype, device)
+        assistant = draws and _drafter(drafter, draws, transformer, dtype, device)
     finally:
         if had_bars:
             bars.enable_progress_bar()
@@ -212,9 +220,11 @@ def _load(
             f"{transformer.config.get_text_config().vocab_size:,}: is its tokenizer.json missing?"
         )
     info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
-    info = replace(info, quantization=held, drafter=about.get("name"), drafter_hash=about.get("hash"))
-    if context is not None and context > info.context:
-        raise ModelError(f"context={context:,}: {entry.name} goes up to {info.context:,} tokens.")
+    info = replace(info, quantization=held)
+    if draws:
+        own = drafter == CATALOG["pocket"].drafter
+        info = replace(info, drafter="pocket-drafter" if own else drafter, drafter_hash=_weights_hash(draws))
+        _warn_of_another_target(assistant, drafter, entry, folder)
     model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
         shown = CATALOG.get(entry.name)
@@ -273,29 +283,50 @@ def _drafter_source(asked: str | os.PathLike | bool | None, entry: Entry) -> str
     raise ModelError(f"drafter={asked!r}: expected None (the model's own), False (none), a folder, or a hub id.")
 
 
-def _drafter(source: str, transformer: Any, dtype: Any, device: str) -> tuple[Any, dict[str, str]]:
-    """The assistant model, and its name and hash for the trace."""
-    if not source:
-        return None, {}
+def _config(name: str, folder: Path) -> Any:
     import transformers
 
+    return _from(name, folder, lambda: transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
+def _drafter_folder(source: str, model: Any) -> Path | None:
+    """Where the drafter lies; one that does not fit a model of this configuration is refused."""
+    if not source:
+        return None
     folder = Path(source) if Path(source).is_dir() else _fetch("the drafter", source, None, 0.9)
-    config = _from("the drafter", folder, lambda: transformers.AutoConfig.from_pretrained(
-        folder, local_files_only=True
-    ))  # fmt: skip
+    config = _config("the drafter", folder)
     if not config.model_type.endswith("_assistant"):
         raise Incompatible(f"{source} is no drafter but a {config.model_type}; Gemma 4's end in -assistant.")
-    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    check_fit(config, model)
+    return folder
+
+
+def _drafter(source: str, folder: Path, transformer: Any, dtype: Any, device: str) -> Any:
+    """The assistant model."""
+    import transformers
+
+    kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(_config("the drafter", folder))]
     target = str(transformer.name_or_path)
     if "-qat-" in target and "-qat-" not in source:
         warnings.warn(
             f"{source} was made for the 16-bit weights, {target} is trained for 4 bits: fewer drafts will be kept.",
             stacklevel=2,
         )
-    assistant = _weights("the drafter", kind, folder, dtype, device)
-    Drafter(assistant, transformer)  # does it fit?
-    own = source == CATALOG["pocket"].drafter
-    return assistant, {"name": "pocket-drafter" if own else source, "hash": _weights_hash(folder)}
+    return _weights("the drafter", kind, folder, dtype, device)
+
+
+def _warn_of_another_target(assistant: Any, source: str, entry: Entry, folder: Path) -> None:
+    """Say that a drafter was trained on other weights than these, where it says on which."""
+    made_for = assistant.config.to_dict().get("target_weights")
+    files = sorted(folder.glob("*.safetensors"))
+    if made_for is None or len(files) != 1 or files[0].stat().st_size > _HASH_WHOLE:
+        return
+    if hashlib.sha256(files[0].read_bytes()).hexdigest()[: len(made_for)] != made_for:
+        warnings.warn(
+            f"The drafter {source} was trained for other weights than those of {entry.name}: the answers are the same, "
+            "fewer drafts will be kept.",
+            stacklevel=2,
+        )
 
 
 def fetched(entry: Entry, revision: str | None = None) -> Path:

@@ -230,13 +230,16 @@ class LoadedModel(Inspecting):
             changes: Settings that differ from the trace's: ``max_new_tokens, temperature, top_k, top_p, seed, draft,
                 top``. With none, forcing a sampled run's own token gives the same run again.
 
+        Returns:
+            A trace of the same prompt; tokens up to the last forced one have the source ``forced``.
+
         Raises:
             TraceError, PromptError: There is no such place, token or setting.
             Incompatible: The trace is of another model.
         """
         began = time.perf_counter()
         forced = forced_by(self._prompter, trace, at, token)
-        settings = changed(trace.settings, changes, **self._limits())
+        settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         with self._lock:
             request = self.request(trace)
             return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]
@@ -244,7 +247,7 @@ class LoadedModel(Inspecting):
     def again(self, trace: Trace, **changes: Any) -> Trace:
         """The same request once more, with some settings changed (as for :meth:`branch`)."""
         began = time.perf_counter()
-        settings = changed(trace.settings, changes, **self._limits())
+        settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         with self._lock:
             return self._run(self.request(trace), settings, began=began)[0]
 
@@ -288,6 +291,9 @@ class LoadedModel(Inspecting):
         Args:
             trace: A run.
             same_model: Refuse a run of another model; otherwise one of another vocabulary or chat template.
+
+        Returns:
+            Token ids, positions and media as tensors (``workbench.prompt.Request``).
 
         Raises:
             Incompatible: The trace is of another model.

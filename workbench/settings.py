@@ -12,12 +12,14 @@ import numpy as np
 from workbench.errors import ModelError, PromptError
 from workbench.trace import Settings
 
-__all__ = ["CHANGEABLE", "MOST_DRAFTS", "MOST_TOP", "changed", "configure", "filled", "whole"]
+__all__ = ["CHANGEABLE", "COLDEST", "MOST_DRAFTS", "MOST_TOP", "changed", "configure", "filled", "whole"]
 
 MOST_DRAFTS = 16
+COLDEST = 1e-6
+"""The least temperature above 0: colder overflows float32 once logits are divided by it."""
 MOST_TOP = 1000
+ANSWER = 128  # tokens, where nobody says how many
 _MOST = 2**31 - 1
-_COLDEST = 1e-6  # colder overflows float32 once logits are divided by it
 CHANGEABLE = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "draft", "top")
 """What a second run of a trace may be asked to change."""
 
@@ -46,15 +48,17 @@ def filled(
         if draft and not drafter:
             raise ModelError(f"draft={draft}: the model was loaded without a drafter. Pass draft=0.")
     if temperature is not None and (
-        not _number(temperature) or not (temperature == 0 or _COLDEST <= temperature <= 100)
+        not _number(temperature) or not (temperature == 0 or COLDEST <= temperature <= 100)
     ):
         raise PromptError(
-            f"temperature={temperature!r}: expected 0 (greedy), a number from {_COLDEST:g} to 100, or None."
+            f"temperature={temperature!r}: expected 0 (greedy), a number from {COLDEST:g} to 100, or None."
         )
     if top_k is not None:
         whole("top_k", top_k, 0, _MOST)
     if top_p is not None and (not _number(top_p) or not 0 < top_p <= 1):
         raise PromptError(f"top_p={top_p!r}: expected a number above 0 and up to 1.0 (off), or None.")
+    if not isinstance(thinking, (bool, np.bool_)):
+        raise PromptError(f"thinking={thinking!r}: expected True or False.")
     if image_tokens is not None:
         whole("image_tokens", image_tokens, 1)
     usual = float(defaults.temperature if defaults.temperature is not None else 1.0) if defaults.do_sample else 0.0
@@ -70,8 +74,12 @@ def filled(
     )  # fmt: skip
 
 
-def changed(before: Settings, changes: dict[str, Any], *, defaults: Any, vocabulary: int, drafter: bool) -> Settings:
+def changed(
+    before: Settings, changes: dict[str, Any], *, defaults: Any, vocabulary: int, drafter: bool, scored: bool = False
+) -> Settings:
     """Settings of a second run: those of the first, but for ``changes``; a None among them takes the model's own.
+
+    A scored run was given its tokens and drew none: where nothing is asked, the model's own settings go on from it.
 
     Raises:
         PromptError: A setting that does not exist, or a number out of range.
@@ -81,6 +89,8 @@ def changed(before: Settings, changes: dict[str, Any], *, defaults: Any, vocabul
     if unknown:
         raise PromptError(f"{unknown[0]}= is no setting that can be changed; these are: {', '.join(CHANGEABLE)}.")
     given = {name: getattr(before, name) for name in CHANGEABLE}
+    if scored:
+        given |= {"temperature": None, "top_k": None, "top_p": None, "max_new_tokens": ANSWER}
     if not drafter:
         given["draft"] = 0
     if before.temperature == 0 and changes.get("temperature", 0) != 0:  # its filters were off, being greedy

@@ -49,7 +49,22 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What exactly ran. Two models are the same when variant, revision, quantization and weights hash are."""
+    """What exactly ran. Two models are the same when variant, revision, quantization and weights hash are.
+
+    Attributes:
+        name: As it was loaded by.
+        variant, revision: Folder or hub id of the weights, and which state of it.
+        weights_hash: SHA-256 of the weights; above 256 MB of headers and samples of each file.
+        quantization: As ``load`` takes it; ``none`` for weights as they were published.
+        dtype, device, attention: Of the computation: ``float32``, ``cpu``, Transformers' name of its attention.
+        mask_correction: Whether the masks that Gemma 4 means were put in.
+        chat_template_hash, vocab_hash: SHA-256 of each; traces with equal ones can be scored by either model.
+        layers: ``sliding`` or ``full`` for each.
+        window: Positions that a sliding layer sees; None without sliding layers.
+        context: The model's own limit, in tokens.
+        drafter, drafter_hash: Name, and SHA-256 of its weights; None without one.
+        versions: Of Python and the libraries that matter, by name.
+    """
 
     name: str
     variant: str
@@ -80,10 +95,14 @@ class Settings:
     """What was asked for, with the model's defaults filled in.
 
     Attributes:
+        max_new_tokens: At most so many, stop token included.
         temperature: 0 is greedy.
         top_k, top_p: 0 and 1.0 are off.
         seed: The one that was used, also when none was given. None for greedy runs.
         draft: "auto" or a number of drafts a round; 0 is none.
+        top: How many alternatives were recorded of every token.
+        image_tokens: Soft tokens an image might take; None is the model's default.
+        thinking: Whether a thought was asked for.
     """
 
     max_new_tokens: int
@@ -99,7 +118,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of tokens. ``cached`` of the prompt's tokens were not computed again (prefix cache)."""
+    """Counts of tokens.
+
+    Attributes:
+        prompt: All that were read.
+        cached: Of these, how many were not computed again (prefix cache).
+        generated: Stop token included.
+        image, audio, video: Of the prompt's, how many are patches, frames of sound, patches of video.
+    """
 
     prompt: int
     cached: int
@@ -135,8 +161,14 @@ class Trace:
     Attributes:
         text: The answer: control tokens, thoughts and tool calls left out.
         thought: What was said in the thought channel; empty when there was none.
-        finish: Why it ended: ``stop_token``, ``max_new_tokens``, ``stopped`` (by the caller), ``context`` (full).
+        prompt, tokens, rounds: What was read, what was said, and what was drafted: columns of numpy arrays.
+        settings, model: What was asked for, with defaults filled in, and what exactly ran.
+        usage, timing: Counts of tokens, and seconds.
+        finish: Why it ended: ``stop_token``, ``max_new_tokens``, ``stopped`` (by the caller), ``context`` (full),
+            ``scored`` (a text given to :meth:`LoadedModel.score`).
         segments: Segments of the answer, at positions after the prompt's.
+        images, audio, video: The media, as the model was given them; numbered as in ``prompt.segments``.
+        created: When, in UTC (ISO 8601).
         readings: Saved readings by name, each ``{"meta": JSON, "arrays": {name: array}}``: see ``workbench.tracefile``.
     """
 

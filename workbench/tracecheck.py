@@ -21,6 +21,7 @@ __all__ = ["MAX_DECODED", "MAX_MEDIA", "READING_NAME", "check"]
 
 MAX_MEDIA = 1000
 MAX_DECODED = 1 << 30  # bytes of pixels and samples, all together
+FINISHES = ("stop_token", "max_new_tokens", "stopped", "context", "scored")
 READING_NAME = "[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,79}"
 
 
@@ -35,6 +36,10 @@ def check(trace: Trace) -> None:
     _prompt(trace)
     _media(trace)
     _readings(trace.readings)
+    if trace.finish not in FINISHES:
+        raise TraceError(f"finish is {trace.finish!r:.80}. Expected one of {', '.join(FINISHES)}.")
+    for name in ("prompt", "cached", "generated", "image", "audio", "video"):
+        _range(f"usage.{name}", np.array([getattr(trace.usage, name)]), 0, _ID)
     for name in ("prepare_s", "prefill_s", "first_token_s", "decode_s", "total_s"):
         _range(f"timing.{name}", np.array([getattr(trace.timing, name)]), 0, 1e9)
 
