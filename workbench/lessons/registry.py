@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 
 __all__ = ["LESSONS", "Exercise", "Wrong", "called", "exercise", "exercises", "find", "numbers", "whole"]
 
-LESSONS = ("02", "03", "04", "05", "06", "08")
+LESSONS = ("02", "03", "04", "05", "06", "07", "08")
 """Lessons that have exercises; those of lesson 02 stand in ``workbench.lessons.lesson_02``."""
 
 _ALL: dict[str, Exercise] = {}
@@ -30,7 +30,7 @@ class Wrong(Exception):  # noqa: N818 (it is no error: it says what is not right
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise.
+    """One exercise of a lesson, with its check.
 
     Attributes:
         name: Lesson and number: ``"04.2"``.
