@@ -120,7 +120,11 @@ class View(Panel):
         return {question: can(self.inspector, question, self.trace) for question in QUESTIONS}
 
     def refresh(self) -> None:
-        """Draw the trace again."""
+        """Draw the trace again.
+
+        Raises:
+            WorkbenchError: It is too large for a message to the browser; says by how much.
+        """
         data = {} if self.trace is None else {**self.describe(self.trace), "reasons": self.reasons}
         if size(data) > LIMIT:
             raise WorkbenchError(

@@ -127,7 +127,11 @@ class Prompt:
         )
 
     def segment_at(self, position: int) -> Segment:
-        """The segment a token position lies in."""
+        """The segment a token position lies in.
+
+        Raises:
+            TraceError: The position lies outside the prompt.
+        """
         for segment in self.segments:
             if segment.start <= position < segment.stop:
                 return segment
@@ -136,7 +140,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token, as handed to ``on_token``: a row of :class:`Tokens`."""
+    """One generated token, as handed to ``on_token``: a row of :class:`Tokens`.
+
+    Attributes:
+        index: Which, counted from 0.
+        token_id: In the vocabulary.
+        piece: Its text alone.
+        logprob, sample_logprob: In nats: of the model's own distribution, and of the one it was drawn from.
+        entropy: Of the model's own distribution, in nats.
+        rank: 0 is the most probable token.
+        margin: Logprob of the first choice minus that of the second, nats.
+        source: One of :data:`SOURCES`.
+        round: Row of ``Trace.rounds`` it was emitted by; -1 for none.
+        time_s: Seconds from the start of the run until it was known.
+    """
 
     index: int
     token_id: int

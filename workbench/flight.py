@@ -210,6 +210,9 @@ def verdict(trace: Trace, speedup: Speedup | None = None) -> str:
     Args:
         trace: A run.
         speedup: Of ``model.speedup(trace)``; without it only acceptance can be told.
+
+    Returns:
+        Text for people: drafts kept and tokens a round; with ``speedup`` also the ratio and where it breaks even.
     """
     rounds = trace.rounds
     proposed, accepted = int(rounds.proposed.sum()), int(rounds.accepted.sum())

@@ -61,6 +61,7 @@ class Inspecting:
         Raises:
             Incompatible: The trace is of another model.
             TraceError: No such token, layer or head; the prompt cannot be rebuilt; or it was stopped.
+            PromptError: ``of`` is neither, or the drafter is asked with ``positions`` or ``rollout``.
             ModelError: It was unloaded, or has no drafter.
         """
         if of not in ("model", "drafter"):
@@ -97,6 +98,10 @@ class Inspecting:
             top: Words a position and layer.
             stop: An event that ends it.
 
+        Returns:
+            (layers, positions, top) token ids and logprobs in nats, the embedding first; see
+            :class:`~workbench.lenses.Lens`.
+
         Raises:
             Incompatible: The trace is of another model.
             TraceError, PromptError: There is no such token or picture; or it was stopped.
@@ -126,6 +131,9 @@ class Inspecting:
             tile: Hide tiles of so many places a side first, then the places of the quarter of tiles that matters most.
                 1 hides every place alone; None does so up to 128 places.
             stop: An event that ends it.
+
+        Returns:
+            The drop of the logprob in nats for each place hidden; see :class:`~workbench.occlusions.Occlusion`.
 
         Raises:
             Incompatible: The trace is of another model.

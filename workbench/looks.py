@@ -114,11 +114,7 @@ class Attention:
         self, image: int, token: Picks = None, layer: Picks | Literal["rollout"] = None, head: Picks = None,
         **more: Any,
     ) -> np.ndarray:  # fmt: skip
-        """Where on a picture: see :meth:`map`.
-
-        Returns:
-            (rows, cols) float32 on the model's own patch grid; ``segments`` has the pixel box of each patch.
-        """
+        """Where on a picture: see :meth:`map`. Returns (rows, cols) float32; ``segments`` has each patch's box."""
         return self.map("image", image, token=token, layer=layer, head=head, **more).values
 
     def on_audio(
@@ -138,11 +134,7 @@ class Attention:
     def on_text(
         self, token: Picks = None, layer: Picks | Literal["rollout"] = None, head: Picks = None, **more: Any
     ) -> np.ndarray:
-        """Which words: see :meth:`map`.
-
-        Returns:
-            (T + N,) float32, one for each position of prompt and answer, 0 at patches and frames.
-        """
+        """Which words: see :meth:`map`. Returns (T + N,) float32: each position's, 0 at patches and frames."""
         return self.map("text", token=token, layer=layer, head=head, **more).values
 
     def map(
@@ -166,11 +158,13 @@ class Attention:
             position: Query positions instead, for tokens of the prompt.
             layer: A layer or several. None takes the layers whose mask admits those keys to those queries (all of
                 them; where no layer does, those that admit some; for words, at each word those that admit it);
-                ``Map.layers`` says which. ``"rollout"`` takes the
-                attention rollout (Abnar & Zuidema 2020) up to the last layer.
+                ``Map.layers`` says which. ``"rollout"`` takes attention rollout (Abnar & Zuidema 2020) to the last.
             head: A head or several; None is all.
             reduce: Over layers and heads.
             sinks: False takes the sinks' weight away and scales each row to 1 without them.
+
+        Returns:
+            The map, in the shape of what it is over, with each place's token position and pixel box or milliseconds.
 
         Raises:
             TraceError: There is no such token, layer, head or picture in this reading.
@@ -254,6 +248,12 @@ class Attention:
             box: Left, top, right, bottom of the object in its pixels. A patch lies on it if the patch's middle is in
                 the box, or the box's middle in the patch.
             token, position, sinks: As for :meth:`map`.
+
+        Returns:
+            One row a layer, one column a head.
+
+        Raises:
+            TraceError: No such picture or token, or no box.
         """
         (segment,) = places(self.segments, "image", image)
         rows = self.rows(token, position)

@@ -36,7 +36,13 @@ Picks = int | Sequence[int] | None
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: its number from 0, ``sliding`` or ``full``, and how many positions a sliding one sees, with its own."""
+    """A layer of the model.
+
+    Attributes:
+        index: Its number, from 0.
+        kind: ``sliding`` or ``full``.
+        window: How many positions a sliding one sees, its own included; None for a full one.
+    """
 
     index: int
     kind: str
@@ -95,7 +101,11 @@ class Map:
             raise TraceError(f"A map of {self.values.size} values with {self.positions.size} positions.")
 
     def peak(self) -> int:
-        """Index into ``positions`` and ``boxes`` of the largest value; of the first, if several are."""
+        """Index into ``positions`` and ``boxes`` of the largest value; of the first, if several are.
+
+        Raises:
+            TraceError: No place was measured.
+        """
         if not np.isfinite(self.values).any():
             raise TraceError("This map has no number in it: nothing was measured.")
         return int(np.nanargmax(self.values))

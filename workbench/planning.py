@@ -157,6 +157,9 @@ def plan(
         measure: Measure this machine for two seconds, for the predicted speed.
         here: What the machine has; None looks.
 
+    Returns:
+        The option that ``load`` takes and those it passed over, in bytes; ``fits`` says whether that much is free.
+
     Raises:
         ModelError: An unknown name, quantization or device, or a folder whose weights cannot be read.
     """

@@ -68,6 +68,9 @@ def can(inspector: Any, question: str, trace: Trace | None = None) -> str:
         inspector: An :class:`Inspector`, or None.
         question: One of :data:`QUESTIONS`.
         trace: If given, also whether the inspector is of this trace's model.
+
+    Returns:
+        The reason in a sentence, for people.
     """
     if inspector is None:
         return "No model is loaded for this trace: pass inspector=."

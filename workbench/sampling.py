@@ -45,6 +45,9 @@ def what_if(
         temperature: 0 is greedy.
         top_k, top_p: 0 and 1.0 are off.
 
+    Returns:
+        Bounds of the probability of each stored token, (N, K), and of the rest, (N,).
+
     Raises:
         PromptError: A setting out of range.
     """

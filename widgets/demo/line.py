@@ -42,7 +42,8 @@ class Limits:
         upload: Bytes of one file.
         disk: Bytes of all visitors' uploads together.
         seconds: After so many an answer is stopped, and kept as far as it is.
-        kept: Answers kept in memory for their visitors to look into; a visitor's last ``kept_each``.
+        kept: Answers kept in memory for their visitors to look into.
+        kept_each: The same for one visitor, whose last ones stay.
         kept_s: Seconds after which an answer is forgotten.
     """
 

@@ -74,6 +74,9 @@ def check(exercise: str, answer: Any = ...) -> Checked:
         exercise: Lesson and number.
         answer: A value or a function, as the exercise says; ``...`` is no answer yet, and counts for nothing.
 
+    Returns:
+        Whether it was right, and what there is to say about it: the last line of a cell shows it.
+
     Raises:
         WorkbenchError: There is no such exercise, or the record cannot be read or written.
     """

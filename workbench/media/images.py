@@ -67,12 +67,12 @@ class Image:
 
     @property
     def height(self) -> int:
-        """Rows of pixels."""
+        """Rows of pixels of the upright picture."""
         return self.pixels.shape[0]
 
     @property
     def width(self) -> int:
-        """Columns of pixels."""
+        """Columns of pixels of the upright picture."""
         return self.pixels.shape[1]
 
     def to_pil(self) -> PIL.Image.Image:
@@ -177,6 +177,9 @@ def patch_grid(height: int, width: int, image_tokens: int = 280) -> tuple[int, i
 
     Returns:
         ``(rows, cols)``; their product is the number of tokens.
+
+    Raises:
+        MediaError: A side or a budget below 1.
     """
     if height < 1 or width < 1 or image_tokens < 1:
         raise MediaError(f"{height}×{width} pixels for {image_tokens} tokens: expected at least 1 of each.")
