@@ -11,11 +11,11 @@ from PIL import Image
 
 from workbench.errors import Incompatible, MediaError
 from workbench.pocket import WEIGHTS, speech
-from workbench.pocket.data import cells, pair
+from workbench.pocket.data import cells, pair, sounds
 from workbench.pocket.features import frames, grid, patches
 from workbench.pocket.handwriting import sheet
 from workbench.pocket.questions import TASKS, WORDS, Shown, describe, missing, picture_said, random_turn
-from workbench.pocket.tones import beep, random_beeps
+from workbench.pocket.tones import Beeps, beep, random_beeps
 from workbench.pocket.world import (
     COLOURS,
     PLACES,
@@ -466,3 +466,21 @@ def test_four_digits_are_written_in_their_quarters():
         assert (left + right) / 2 == pytest.approx(0.25 + 0.5 * (k % 2), abs=0.1)
         assert (top + bottom) / 2 == pytest.approx(0.25 + 0.5 * (k // 2), abs=0.1)
     assert picture_said(Shown(sheet=(1, 2, 3, 4))) == "One, two, three and four."
+
+
+def test_a_tokenizer_is_kept_as_it_lies(tmp_path):
+    from workbench.pocket import build
+
+    build.build_processor(WEIGHTS).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (tmp_path / name).read_text("utf-8") == (WEIGHTS / name).read_text("utf-8")
+
+
+def test_frames_of_beeps_know_how_many_have_begun():
+    shown = Shown(beeps=Beeps(3, high=True))
+    kind, (cut, ends) = sounds(shown, Tones(), np.random.default_rng(4))[0]
+    assert (kind, len(ends)) == ("audio", len(cut))
+    counted = ends[ends >= 0] - len(WORDS)
+    assert (counted % 2 == 1).all()  # high
+    assert sorted(set(counted // 2)) == [0, 1, 2]
+    assert (np.diff(counted) >= 0).all()

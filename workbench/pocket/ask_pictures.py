@@ -68,7 +68,7 @@ def _at_place(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked).format(where), sentence(a(thing.name)) if thing else "Nothing."
 
 
-@task("where", "image", 2.4)
+@task("where", "image", 3.0)
 def _where(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     target = pick(rng, shown.scene.things)
     colour, shape = target.colour, target.shape
@@ -118,7 +118,7 @@ def _shape_of(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked), sentence(a(target.shape))
 
 
-@task("count", "image", 2.2, empty=True)
+@task("count", "image", 3.2, empty=True)
 def _count(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     kind = rng.random()
     any_thing = pick(rng, shown.scene.things) if shown.scene.things else None
@@ -162,7 +162,7 @@ def _sized(shown: Shown) -> bool:
     return any(thing.size for thing in shown.scene.things)
 
 
-@task("size", "image", 0.8, when=_sized)
+@task("size", "image", 1.4, when=_sized)
 def _size(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     target = pick(rng, [t for t in shown.scene.things if t.size])
     name = target.name if len(shown.scene.having(target.colour, target.shape)) == 1 else None

@@ -46,7 +46,7 @@ def _kind(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 # ---- beeps
 
 
-@task("beeps", "beeps", 1.6)
+@task("beeps", "beeps", 2.4)
 def _beeps(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     noun = pick(rng, ("beeps", "beeps", "tones", "sounds"))
     asked = (f"How many {noun} do you hear?", f"How many {noun} are there?", f"Count the {noun}.", f"How many {noun}?",
@@ -87,7 +87,7 @@ def _both(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     return pick(rng, asked), f"{describe(shown.scene)} {sound_said(shown)}"
 
 
-@task("heard and found", "both", 2.4, empty=True)
+@task("heard and found", "both", 4.0, empty=True)
 def _heard(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     word = shown.word
     if word in DIGITS:

@@ -29,8 +29,12 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def build_processor():  # noqa: ANN201 (a Gemma4UnifiedProcessor)
-    """The processor: tokenizer, 70-token images of 48-pixel patches, 640-sample sound frames, chat template."""
+def build_processor(like: str | Path | None = None):  # noqa: ANN201 (a Gemma4UnifiedProcessor)
+    """The processor: tokenizer, 70-token images of 48-pixel patches, 640-sample sound frames, chat template.
+
+    Args:
+        like: folder of a model whose tokenizer it is to have; None learns one from what the world says now.
+    """
     from transformers import (
         Gemma4UnifiedAudioFeatureExtractor,
         Gemma4UnifiedImageProcessor,
@@ -42,7 +46,7 @@ def build_processor():  # noqa: ANN201 (a Gemma4UnifiedProcessor)
     return Gemma4UnifiedProcessor(
         feature_extractor=Gemma4UnifiedAudioFeatureExtractor(),
         image_processor=Gemma4UnifiedImageProcessor(max_soft_tokens=tokens),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(like),
         video_processor=Gemma4UnifiedVideoProcessor(),
         chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
         image_seq_length=tokens,

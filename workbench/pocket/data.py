@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.pocket import speech
-from workbench.pocket.features import frames, patches
+from workbench.pocket.features import FRAME, frames, patches
 from workbench.pocket.handwriting import draw, sheet
 from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
 from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, missing, picture_said, random_turn, sound_said
-from workbench.pocket.tones import beep, random_beeps
+from workbench.pocket.tones import random_beeps, timed
 from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES, Scene, changed, random_scene, render
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Teller:
         """Placeholders of one picture or sound, with their begin and end."""
         if kind == "image":
             return [*self.text("<|image>"), *([self.image_token] * len(content[0])), *self.text("<image|>")]
-        return [*self.text("<|audio>"), *([self.audio_token] * len(content)), *self.text("<audio|>")]
+        count = len(content[0] if isinstance(content, tuple) else content)
+        return [*self.text("<|audio>"), *([self.audio_token] * count), *self.text("<audio|>")]
 
     def answer(self, turn: Turn, thought: str = "") -> tuple[list[int], list[float]]:
         """A model turn's tokens up to its end, with their loss weights."""
@@ -192,11 +193,22 @@ def pictures(shown: Shown, rng: np.random.Generator) -> list[tuple[str, tuple]]:
     ]
 
 
-def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """The sound of a prompt, if there is one, as media of a ``Tree``."""
+def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator) -> list[tuple[str, tuple]]:
+    """The sound of a prompt, if there is one, as media of a ``Tree``: frames, and what each of them ends.
+
+    That is, int64 (F,): of a word its index in ``WORDS`` once six tenths of the sound are over; of beeps, counted on from
+    there, how many have begun and whether they are high; else -1.
+    """
     if shown.word is not None:
-        return [("audio", frames(speech.augment(bank.take(shown.word, rng), rng)))]
-    return [("audio", frames(beep(shown.beeps, rng)))] if shown.beeps is not None else []
+        cut = frames(speech.augment(bank.take(shown.word, rng), rng))
+        late = np.arange(1, len(cut) + 1) > 0.6 * len(cut)
+        return [("audio", (cut, np.where(late, WORDS.index(shown.word), -1)))]
+    if shown.beeps is None:
+        return []
+    wave, starts = timed(shown.beeps, rng)
+    cut = frames(wave)
+    begun = np.searchsorted(starts, (np.arange(len(cut)) + 0.5) * FRAME)
+    return [("audio", (cut, np.where(begun > 0, len(WORDS) + 2 * (begun - 1) + int(shown.beeps.high), -1)))]
 
 
 def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
@@ -237,9 +249,6 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     shown, crowded = draw_shown(mix, rng)
     seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
     media: list = seen + heard if rng.random() < 0.75 else heard + seen
-    said = WORDS.index(shown.word) if shown.word else -1
-    if shown.beeps:
-        said = len(WORDS) + 2 * (shown.beeps.count - 1) + int(shown.beeps.high)
     thought = ""
     if media and not crowded and shown.after is None and rng.random() < 0.05:
         thought = " ".join(([picture_said(shown)] if seen else []) + ([sound_said(shown)] if heard else []))
@@ -260,10 +269,10 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
         for kind, content in media:
             asked += teller.media(kind, content)
         asked += teller.text("<turn|>\n<|turn>model\n")
-        return Tree(prefix, [], [Branch(asked + words, [0.0] * len(asked) + loss, media, turn.task)], said)
+        return Tree(prefix, [], [Branch(asked + words, [0.0] * len(asked) + loss, media, turn.task)])
     for kind, content in media:
         prefix += teller.media(kind, content)
-    tree = Tree(prefix, media, [], said)
+    tree = Tree(prefix, media, [])
     most = mix.most if shown.scene is not None or shown.sheet is not None else mix.few if seen else 2
     while len(tree.branches) < most:
         turns = [ask() for _ in range(1 if rng.random() < 0.85 else int(rng.integers(2, 4)))]

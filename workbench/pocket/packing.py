@@ -33,14 +33,12 @@ class Tree:
     """A prefix and its branches.
 
     Attributes:
-        media: ``("image", (patches, xy[, labels]))`` and ``("audio", frames)``, in order.
-        word: index of the word its sounds say, or after the words of the beeps they are; -1 where that is not known.
+        media: ``("image", (patches, xy[, labels]))`` and ``("audio", frames)`` or ``("audio", (frames, labels))``, in order.
     """
 
     prefix: list[int]
     media: list[tuple[str, Any]]
     branches: list[Branch]
-    word: int = -1
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(b.ids) for b in self.branches)
@@ -54,7 +52,8 @@ class Packed:
         ids, position, tree, branch, block: token id, position, and what a token belongs to (block: image block or -1).
         rows, cols, targets, weights: (M,) where the loss is taken: the token at (row, col) predicts ``targets``.
         image_patches: uint8 (I, N, 6912); image_xy: (I, N, 2), -1 on padding.
-        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F); audio_words: (A,) int64 ``Tree.word``.
+        audio_frames: float32 (A, F, 640); audio_mask: bool (A, F); audio_labels: int64 (A, F) what each
+            frame ends, as ``data.heard`` has it; -1 where that is not known.
         patch_labels: (P, 4) int64, for every image token in order of (row, column): what fills its ninth of the picture,
             as ``data.cells`` has it; -1 where a picture came without.
         which: (M,) index into ``tasks`` of the branch a target belongs to; ``tasks`` has one name a branch.
@@ -73,7 +72,7 @@ class Packed:
     image_xy: np.ndarray
     audio_frames: np.ndarray
     audio_mask: np.ndarray
-    audio_words: np.ndarray
+    audio_labels: np.ndarray
     patch_labels: np.ndarray
     which: np.ndarray
     tasks: list[str]
@@ -101,8 +100,7 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
     where: list[tuple[int, int, int, float, int]] = []
     tasks: list[str] = []
     images: list[tuple[np.ndarray, ...]] = []
-    sounds: list[np.ndarray] = []
-    said: list[int] = []
+    sounds: list[tuple[np.ndarray, np.ndarray | None]] = []
     for r, row in enumerate(placed):
         at = 0
         for k, tree in enumerate(row):
@@ -126,9 +124,7 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
                     ]
                 at = stop
             images += [m for kind, m in media if kind == "image"]
-            heard = [m for kind, m in media if kind == "audio"]
-            sounds += heard
-            said += [tree.word] * len(heard)
+            sounds += [m if isinstance(m, tuple) else (m, None) for kind, m in media if kind == "audio"]
         block[r] = _blocks(ids[r], image_token)
     patches = np.zeros((len(images), patch_budget, 6912), np.uint8)
     xy = np.full((len(images), patch_budget, 2), -1, np.int64)
@@ -136,15 +132,18 @@ def pack(trees: list[Tree], rows: int, length: int, image_token: int, patch_budg
     for k, (p, q, *known) in enumerate(images):
         patches[k, : len(p)], xy[k, : len(p)] = p, q
         labels.append(known[0] if known else np.full((len(p), 4), -1, np.int64))
-    longest = max((len(s) for s in sounds), default=1)
+    longest = max((len(s) for s, _ in sounds), default=1)
     frames = np.zeros((len(sounds), longest, 640), np.float32)
     valid = np.zeros((len(sounds), longest), bool)
-    for k, s in enumerate(sounds):
+    ends = np.full((len(sounds), longest), -1, np.int64)
+    for k, (s, labels_of) in enumerate(sounds):
         frames[k, : len(s)], valid[k, : len(s)] = s, True
+        if labels_of is not None:
+            ends[k, : len(s)] = labels_of
     at_row, at_col, targets, weights, which = (np.array(x) for x in zip(*where, strict=True))
     weights = weights.astype(np.float32)
     return Packed(
-        ids, position, tree_of, branch_of, block, at_row, at_col, targets, weights, patches, xy, frames, valid, np.array(said, np.int64),
+        ids, position, tree_of, branch_of, block, at_row, at_col, targets, weights, patches, xy, frames, valid, ends,
         np.concatenate(labels), which, tasks,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ Byte fallback covers every text that can be typed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,10 +61,38 @@ def corpus(lines: int = 20_000, seed: int = 0) -> Iterable[str]:
             yield f"a {word}"
 
 
-def build_tokenizer():  # noqa: ANN201 (a GemmaTokenizer; transformers is imported late)
-    """Train the merges and wrap them in a ``GemmaTokenizer`` with every control token in place."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+def build_tokenizer(like: str | Path | None = None):  # noqa: ANN201 (a GemmaTokenizer; transformers is imported late)
+    """A ``GemmaTokenizer`` with every control token in place.
+
+    Args:
+        like: folder of a model whose pieces and merges it is to have; None learns them from ``corpus``.
+    """
     from transformers import GemmaTokenizer
+
+    pieces, merges = _learnt() if like is None else _stored(Path(like))
+    tokenizer = GemmaTokenizer(
+        vocab={piece: k for k, piece in enumerate(pieces)},
+        merges=merges,
+        extra_special_tokens=NAMED,
+        model_max_length=8192,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [_VIDEO]}, replace_extra_special_tokens=False)
+    return tokenizer
+
+
+def _pairs(merges: list) -> list[tuple[str, str]]:
+    return [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in merges]
+
+
+def _stored(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    return sorted(model["vocab"], key=model["vocab"].get), _pairs(model["merges"])
+
+
+def _learnt() -> tuple[list[str], list[tuple[str, str]]]:
+    """Pieces in the order of their ids, and merges."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     control = [*_FIRST, *NAMED.values(), _VIDEO]
     byte_pieces = [f"<0x{k:02X}>" for k in range(256)]
@@ -79,17 +108,6 @@ def build_tokenizer():  # noqa: ANN201 (a GemmaTokenizer; transformers is import
         min_frequency=2,
     )
     learner.train_from_iterator(corpus(), trainer)
-    import json
-
     learnt = json.loads(learner.to_str())["model"]
     pieces = [*control, *byte_pieces, *sorted(learnt["vocab"], key=learnt["vocab"].get)]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learnt["merges"]]
-    tokenizer = GemmaTokenizer(
-        vocab={piece: k for k, piece in enumerate(pieces)},
-        merges=merges,
-        extra_special_tokens=NAMED,
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": [_VIDEO]}, replace_extra_special_tokens=False)
-    return tokenizer
+    return pieces, _pairs(learnt["merges"])

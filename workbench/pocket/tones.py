@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Beeps", "beep", "random_beeps"]
+__all__ = ["Beeps", "beep", "random_beeps", "timed"]
 
 RATE = 16_000
 MOST = 5
@@ -33,6 +33,11 @@ def beep(beeps: Beeps, rng: np.random.Generator, longest: float = 1.6) -> np.nda
     Returns:
         (N,) float32 -1..1 at 16 kHz, at most ``longest`` seconds.
     """
+    return timed(beeps, rng, longest)[0]
+
+
+def timed(beeps: Beeps, rng: np.random.Generator, longest: float = 1.6) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and the samples at which the beeps begin, (count,) int64."""
     low, high = HERTZ[beeps.high]
     pitch = float(np.exp(rng.uniform(np.log(low), np.log(high))))
     # at least a frame of sound and one of pause: what 40 ms cannot hold cannot be counted
@@ -54,4 +59,5 @@ def beep(beeps: Beeps, rng: np.random.Generator, longest: float = 1.6) -> np.nda
     wave = np.concatenate([np.zeros(lead), wave, np.zeros(tail)])[: int(longest * RATE)].astype(np.float32)
     if rng.random() < 0.8:
         wave += rng.standard_normal(len(wave), dtype=np.float32) * 10 ** float(rng.uniform(-3.6, -1.6))
-    return np.clip(wave * 10 ** float(rng.uniform(-1.4, 0)), -1, 1).astype(np.float32)
+    starts = lead + np.arange(beeps.count) * (length + pause)
+    return np.clip(wave * 10 ** float(rng.uniform(-1.4, 0)), -1, 1).astype(np.float32), starts

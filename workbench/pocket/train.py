@@ -28,7 +28,8 @@ class Recipe:
             in the middle of the network what fills that ninth of the picture (see ``aids``).
         hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
             fourth, towards a word's end, which word it is. A word's answer is one token among hundreds.
-        begin: folder of the weights to start from; empty for random ones.
+        begin: folder of the weights to start from, with their tokenizer; empty for random ones.
+        retokenize: learn a new tokenizer all the same: for a world whose words are others now.
     """
 
     steps: int = 1000
@@ -42,6 +43,7 @@ class Recipe:
     look: float = 0.0
     hear: float = 0.0
     begin: str = ""
+    retokenize: bool = False
     mix: Mix = field(default_factory=Mix)
 
     def factor(self, step: int) -> float:
@@ -73,8 +75,11 @@ STAGES = {
         ),
     ),
     5: Recipe(
-        steps=500, muon=0.012, adam=6e-4, look=0.1, hear=0.3,
-        mix=Mix(rows=20, length=200, image=0.55, both=0.12, audio=0.27, text=0.06, budget=194, most=6),
+        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5,
+        mix=Mix(
+            rows=20, length=200, image=0.5, both=0.22, audio=0.2, text=0.08, budget=194, most=6, digit=0.09,
+            sheet=0.08, odd=0.05, two=0.18, beeps=0.5,
+        ),
     ),
 }  # fmt: skip
 
@@ -226,7 +231,7 @@ def train(
     from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
-    processor = build.build_processor()
+    processor = build.build_processor(None if recipe.retokenize else recipe.begin or None)
     model = build.build_model(processor.tokenizer, recipe.seed)
     if recipe.begin:
         new = begin(model, processor.tokenizer, recipe.begin)
@@ -328,13 +333,14 @@ def main() -> None:
         "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
+    parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     interruptible()
     stage = STAGES[args.stage]
     recipe = replace(
         stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon or stage.muon,
-        adam=args.adam or stage.adam, begin=args.begin,
+        adam=args.adam or stage.adam, begin=args.begin, retokenize=args.retokenize,
     )  # fmt: skip
     try:
         train(recipe, args.out, args.export, stop_after=args.stop_after)
