@@ -90,6 +90,21 @@ def test_a_drafter_that_becomes_useful_is_noticed():
     assert run(pace, 0.95, cost, rng, 100) / 100 <= 1.2 * min(expected(0.95, cost, k) for k in range(LONGEST + 1))
 
 
+def test_one_unlucky_timing_is_not_believed_for_ever():
+    cost, share = DEVICES["flat, as a GPU"], 0.95
+    best = min(expected(share, cost, k) for k in range(LONGEST + 1))
+    for rows in range(4, LONGEST + 2):
+        rng = np.random.default_rng(rows)
+        pace = Pace()
+        pace.ran(1, cost(1))
+        for k in range(2, LONGEST + 2):
+            pace.ran(k, cost(k) * (6 if k >= rows else 1))  # the machine was busy
+        for _ in range(2):
+            run(pace, share, cost, rng, 60)
+        mean = np.mean([run(pace, share, cost, rng, 60) for _ in range(20)]) / 60
+        assert mean <= 1.10 * best
+
+
 def test_lengths_never_pass_the_room_left():
     chooser = Pace().run(sampled=True)
     for room in (0, 1, 2, 3, 0, 5):

@@ -47,7 +47,7 @@ def load(
     revision: str | None = None,
     quantization: str | None = None,
     device: str | None = None,
-    drafter: str | bool | None = None,
+    drafter: str | os.PathLike | bool | None = None,
     context: int | None = None,
     force: bool = False,
     progress: bool = True,

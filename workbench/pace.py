@@ -20,6 +20,7 @@ _FIRST = (4, 0, 2)  # lengths tried before anything is known: long, none (what a
 _KEPT = 15  # timings remembered a length
 _MEMORY = 0.9  # weight of earlier runs against one more round
 _TRUST = 6.0  # rounds of this run that weigh as much as all earlier runs
+_SURE = 4  # timings of a length after which its median is believed
 _PROBE = 24  # plain tokens until a draft is tried again, doubled each time it did not pay
 
 
@@ -58,18 +59,27 @@ class Pace:
         verify = self._seconds(drafts + 1)
         return verify + drafts * (median(self._drafts) if self._drafts else 0.15 * self._seconds(1))
 
+    def hoped(self, drafts: int) -> float | None:
+        """What such a round might take if its few timings were unlucky; None where there are none, or enough.
+
+        A length that was slow the one time it was tried, because the machine was busy, would otherwise never be tried
+        again.
+        """
+        timed = self._passes.get(drafts + 1)
+        if not timed or len(timed) >= _SURE:
+            return None
+        return self.cost(drafts) - median(timed) + min(*timed, self._seconds_without(drafts + 1))
+
+    def _seconds_without(self, rows: int) -> float:
+        """What other lengths say about this one: shorter ones, where there are two."""
+        known = {r: median(t) for r, t in self._passes.items() if t and r != rows}
+        shorter = {r: seconds for r, seconds in known.items() if r < rows}
+        return _on_line(shorter if len(shorter) > 1 else known, rows)
+
     def _seconds(self, rows: int) -> float:
         if self._passes.get(rows):
             return median(self._passes[rows])
-        known = {r: median(t) for r, t in self._passes.items() if t}
-        if len(known) < 2:
-            return next(iter(known.values()), 1.0)
-        below = max((r for r in known if r < rows), default=min(known))
-        above = min((r for r in known if r > rows), default=max(known))
-        if below == above:  # beyond all: the line through the outermost two
-            below, above = sorted(known)[-2:] if rows > max(known) else sorted(known)[:2]
-        slope = max(0.0, (known[above] - known[below]) / (above - below))
-        return max(known[below] + slope * (rows - below), 1e-9)
+        return _on_line({r: median(t) for r, t in self._passes.items() if t}, rows)
 
     def run(self, sampled: bool) -> Chooser:
         """A chooser for one run."""
@@ -112,6 +122,11 @@ class Chooser:
         if self._first:
             return min(self._first.pop(0), room)
         best = max(range(min(room, self.pace.longest) + 1), key=lambda k: self.expected(k) / self.pace.cost(k))
+        rate = self.expected(best) / self.pace.cost(best)
+        for k in range(min(room, self.pace.longest) + 1):
+            hoped = self.pace.hoped(k)
+            if hoped is not None and self.expected(k) / hoped > rate:
+                best, rate = k, self.expected(k) / hoped
         if best:
             self._plain, self._patience = 0, _PROBE
             return best
@@ -135,6 +150,18 @@ class Chooser:
             self._own[i][0] += i < accepted
             self._own[i][1] += 1
         self.pace.judged(accepted, proposed, self.sampled)
+
+
+def _on_line(known: dict[int, float], rows: int) -> float:
+    """Seconds of a pass over so many rows, on the line between its neighbours among what is known."""
+    if len(known) < 2:
+        return next(iter(known.values()), 1.0)
+    below = max((r for r in known if r < rows), default=min(known))
+    above = min((r for r in known if r > rows), default=max(known))
+    if below == above:  # beyond all: the line through the outermost two
+        below, above = sorted(known)[-2:] if rows > max(known) else sorted(known)[:2]
+    slope = max(0.0, (known[above] - known[below]) / (above - below))
+    return max(known[below] + slope * (rows - below), 1e-9)
 
 
 def fixed(drafts: int) -> Callable[[int], int]:

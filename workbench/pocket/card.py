@@ -19,7 +19,7 @@ as Gemma 4 12B and has the same parts (sliding and full attention, K = V on full
 sound frames, the same control tokens), so everything the workbench shows of it, it shows of the real one.
 
 - Pictures: red, green, blue, yellow, purple or white circles, squares, triangles, stars and crosses, small or large, at nine
-  places; two pictures of which one changed; a handwritten digit.
+  places; two pictures of which one changed; a handwritten digit, or four.
 - Sounds: the words zero to nine, the colours and the shapes; one to five beeps, high or low. A picture and a sound together.
 - Text: counting, sums of one digit, spelling, very short stories about a picture.
 - Answers in English, in one fixed form each; to anything else it says that it only knows shapes, digits and sounds.
@@ -75,7 +75,9 @@ def confusions(scores: Scores, row: str, most: int = 8) -> str:
     return ", ".join(listed) or "none"
 
 
-def write(scores: Scores, folder: Path, curve: list | None, kept: Acceptance | None) -> str:
+def write(
+    scores: Scores, folder: Path, curve: list | None, kept: Acceptance | None, looks: str = "", shown: str = ""
+) -> str:
     """The whole card.
 
     Args:
@@ -83,6 +85,8 @@ def write(scores: Scores, folder: Path, curve: list | None, kept: Acceptance | N
         folder: the weights measured.
         curve: rows of (step, loss, share of answer tokens right) of the training run, if at hand.
         kept: the drafter's acceptance, if there is one.
+        looks: the table of ``looked``, if it was measured.
+        shown: the table of ``contact``, whose sheet lies beside the card as ``samples.jpg``.
     """
     from safetensors import safe_open
 
@@ -91,6 +95,17 @@ def write(scores: Scores, folder: Path, curve: list | None, kept: Acceptance | N
     parts = [_INTRO.format(parameters=parameters, table=table(scores))]
     for row in scores.heard:
         parts.append(f"\nMisheard, {row.removeprefix('word, ')}: {confusions(scores, row)}.\n")
+    if shown:
+        parts.append(
+            "\n## Ten of the exam\n\n![Six scenes, digits and pairs, and four sounds, numbered](samples.jpg)\n\n"
+            f"The first of ten rows each, not chosen by their answers.\n\n{shown}\n"
+        )
+    if looks:
+        parts.append(
+            '\n## Worth looking into\n\nHeld-out scenes of two to four shapes ("What is at the top left?") and held-out '
+            "voices; the head is chosen on the first half of them and judged on the second. The ninth of the picture is "
+            f"covered with the picture's median colour.\n\n{looks}\n"
+        )
     if kept is not None:
         parts.append(
             "\n## The drafter\n\nFour drafts a round, greedy, held-out prompts; a share is of the drafts that were judged "

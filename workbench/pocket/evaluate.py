@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.pocket.data import Teller
-from workbench.pocket.exam import parts
+from workbench.pocket.exam import parts, tree
 from workbench.pocket.packing import Tree, pack
 
 __all__ = ["Scores", "load", "measure", "score"]
@@ -101,9 +101,9 @@ def measure(folder: Path, size: int = 300, seed: int = 77, progress: bool = True
     teller = Teller(processor.tokenizer)
     rng = np.random.default_rng(seed)
     scores = Scores()
-    for name, make in parts(teller, rng, size, progress).items():
+    for name, make in parts(rng, size, progress).items():
         started = time.monotonic()
-        score(model, teller, make(), scores)
+        score(model, teller, [tree(teller, case) for case in make()], scores)
         if progress:
             print(f"  measured {name} in {time.monotonic() - started:.0f} s", flush=True)
     return scores
@@ -133,8 +133,21 @@ def main() -> None:
             print(card.drafts_table(kept))
     if not args.no_card:
         curve = json.loads(args.curve.read_text()) if args.curve and args.curve.exists() else None
-        CARD.write_text(card.write(scores, args.weights, curve, kept), encoding="utf-8")
-        print(f"written to {CARD}")
+        looks, shown = _looked_at(args.weights, args.drafter, CARD.with_name("samples.jpg"))
+        CARD.write_text(card.write(scores, args.weights, curve, kept, looks, shown), encoding="utf-8")
+        print(f"{looks}\n{shown}\nwritten to {CARD}")
+
+
+def _looked_at(weights: Path, drafter: Path, sheet: Path) -> tuple[str, str]:
+    """What ``looked`` and ``contact`` have to say of the weights, through the workbench; draws the sheet."""
+    import workbench
+    from workbench.pocket import contact, looked, sample, speech
+
+    model = workbench.load(weights, drafter=drafter if (drafter / "config.json").exists() else False, progress=False)
+    picked = contact.chosen(sample.read(Path("tests") / "pocket_sample.zip"))
+    contact.draw(picked).save(sheet, quality=88)
+    looks = looked.table(looked.look(model, speech.bank("espeak", 20, progress=False)))
+    return looks, contact.answers(model, picked)
 
 
 def measure_drafts(weights: Path, folder: Path):  # noqa: ANN201 (an Acceptance)

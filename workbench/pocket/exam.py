@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,50 +29,73 @@ from workbench.pocket.questions import (
 from workbench.pocket.tones import beep, random_beeps
 from workbench.pocket.world import Scene, changed, plain_render, random_scene, render
 
-__all__ = ["IMAGE_TASKS", "parts"]
+__all__ = ["IMAGE_TASKS", "Case", "parts", "tree"]
 
 IMAGE_TASKS = ("scene", "place", "where", "colour", "shape", "count", "size", "yes or no")
 TEXT_TASKS = ("counting", "sums", "spelling")
 
 
-def parts(teller: Teller, rng: np.random.Generator, size: int, progress: bool) -> dict[str, Callable[[], list[Tree]]]:
-    """The parts of the exam by name; each is made when it is called, in this order.
+@dataclass
+class Case:
+    """Questions side by side about the same media.
+
+    Attributes:
+        media: ``("image", a PIL picture)`` and ``("audio", (N,) float32 at 16 kHz)``, in order.
+        turns: the questions, with their right answers.
+        rows: of the card, one a question; none: the tasks' names.
+        system: the system turn.
+        history: earlier turns about the media, before each of the questions.
+    """
+
+    media: list[tuple[str, Any]]
+    turns: list[Turn]
+    rows: list[str] | None = None
+    system: str = ""
+    history: tuple[Turn, ...] = ()
+
+
+def parts(rng: np.random.Generator, size: int, progress: bool) -> dict[str, Callable[[], Iterator[Case]]]:
+    """The parts of the exam by name; each is made when it is called, and as it is gone through, in this order.
 
     Args:
-        teller: writes prompts.
         rng: all chance comes from it.
         size: held-out pictures a part.
         progress: say what is synthesised.
     """
     takes = max(1, size // 15)
 
-    def heard(split: str, voices: int, row: str, each: int) -> Callable[[], list[Tree]]:
-        return lambda: list(_words(teller, rng, speech.bank(split, voices, progress=progress), row, each))
+    def heard(split: str, voices: int, row: str, each: int) -> Callable[[], Iterator[Case]]:
+        return lambda: _words(rng, speech.bank(split, voices, progress=progress), row, each)
 
     return {
-        "pictures": lambda: list(_pictures(teller, rng, size)),
-        "other renderer": lambda: list(_other_renderer(teller, rng, size)),
-        "digits": lambda: list(_digits(teller, rng, size)),
-        "pairs": lambda: list(_pairs(teller, rng, size)),
+        "pictures": lambda: _pictures(rng, size),
+        "other renderer": lambda: _other_renderer(rng, size),
+        "digits": lambda: _digits(rng, size),
+        "pairs": lambda: _pairs(rng, size),
         "unseen espeak-ng voices": heard("espeak", 20, "word, unseen espeak-ng voices", takes),
         "unseen flite voice": heard("flite", 12, "word, unseen flite voice", takes // 2 + 1),
         "festival": heard("festival", 4, "word, festival (engine never heard)", takes // 2 + 1),
-        "beeps": lambda: list(_beeps(teller, rng, size)),
-        "sound and picture": lambda: list(_mixed(teller, rng, speech.bank("espeak", 20, progress=progress), size // 2)),
-        "text and turns": lambda: list(_talk(teller, rng, size // 2)),
-        "everything else": lambda: list(_else(teller, rng, size // 2)),
+        "beeps": lambda: _beeps(rng, size),
+        "sound and picture": lambda: _mixed(rng, speech.bank("espeak", 20, progress=progress), size // 2),
+        "text and turns": lambda: _talk(rng, size // 2),
+        "everything else": lambda: _else(rng, size // 2),
     }
 
 
-def _tree(teller: Teller, media: list, turns: list[Turn], rows: list[str] | None = None, system: str = "") -> Tree:
-    """Questions side by side about the same media; ``rows`` of the card, where they are not the tasks' names."""
-    head = "<bos>" + (f"<|turn>system\n{system}<turn|>\n" if system else "") + "<|turn>user\n"
+def tree(teller: Teller, case: Case) -> Tree:
+    """A case as the model reads it: its questions side by side behind its media."""
+    head = "<bos>" + (f"<|turn>system\n{case.system}<turn|>\n" if case.system else "") + "<|turn>user\n"
     prefix = [*teller.text(head)]
+    media = [(kind, patches(m) if kind == "image" else frames(m)) for kind, m in case.media]
     for kind, content in media:
         prefix += teller.media(kind, content)
-    branches: list[Branch] = [teller.branch([turn]) for turn in turns]
-    for branch, row in zip(branches, rows or [turn.task for turn in turns], strict=True):
+    branches: list[Branch] = []
+    for turn, row in zip(case.turns, case.rows or [turn.task for turn in case.turns], strict=True):
+        branch = teller.branch([*case.history, turn])
+        last = len(teller.answer(turn)[0])
+        branch.weights = [0.0] * (len(branch.ids) - last) + branch.weights[-last:]
         branch.task = row
+        branches.append(branch)
     return Tree(prefix, media, branches)
 
 
@@ -86,7 +111,7 @@ def _row(task: str, scene: Scene) -> str:
     return task
 
 
-def _pictures(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _pictures(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Held-out pictures of the training renderer, every image task once."""
     for _ in range(count):
         scene = random_scene(rng, 1, 4)
@@ -94,10 +119,10 @@ def _pictures(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[
         tasks = [t for t in (*IMAGE_TASKS, "story") if TASKS[t].fits(shown)]
         turns = [TASKS[t].turn(shown, rng) for t in tasks]
         rows = [_row(t, scene) for t in tasks]
-        yield _tree(teller, [("image", patches(render(scene, rng, *_size(rng))))], turns, rows)
+        yield Case([("image", render(scene, rng, *_size(rng)))], turns, rows)
 
 
-def _other_renderer(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _other_renderer(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """The second renderer: 80 to 2,000 px, PNG and JPEG, hard and smooth edges, tall and wide."""
     from PIL import Image
 
@@ -114,49 +139,49 @@ def _other_renderer(teller: Teller, rng: np.random.Generator, count: int) -> Ite
         tasks = ("scene", "place", "where", "count", "colour")
         turns = [TASKS[t].turn(Shown(scene), rng) for t in tasks]
         rows = [f"{_row(t, scene)}, other renderer" for t in tasks]
-        yield _tree(teller, [("image", patches(drawn))], turns, rows)
+        yield Case([("image", drawn)], turns, rows)
 
 
-def _digits(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _digits(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Scans of handwriting that training never sees."""
     for k in range(count):
         shown = Shown(digit=k % 10)
         drawn, _ = draw(k % 10, rng, *_size(rng), held_out=True)
-        yield _tree(teller, [("image", patches(drawn))], [TASKS["digit"].turn(shown, rng)])
+        yield Case([("image", drawn)], [TASKS["digit"].turn(shown, rng)])
         if k % 2 == 0:
             four = Shown(sheet=tuple(int(digit) for digit in rng.integers(10, size=4)))
             drawn, _ = sheet(four.sheet, rng, *_size(rng), held_out=True)
             turns = [TASKS[t].turn(four, rng) for t in ("digit of four", "four digits")]
-            yield _tree(teller, [("image", patches(drawn))], turns)
+            yield Case([("image", drawn)], turns)
 
 
-def _pairs(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _pairs(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Two pictures of one scene: the same drawing with a change, and, one time in three, drawn anew."""
     for k in range(count):
         before = random_scene(rng, 1, 3)
         shown = Shown(before, after=changed(before, rng))
         drawn = pair(before, shown.after, rng, *_size(rng), anew=k % 3 == 2)
-        media = [("image", patches(picture)) for picture in drawn]
+        media = [("image", picture) for picture in drawn]
         turns = [TASKS[t].turn(shown, rng) for t in ("what changed", "one of two")]
         rows = ["what changed, drawn anew" if k % 3 == 2 else "what changed", "one of two"]
-        yield _tree(teller, media, turns, rows)
+        yield Case(media, turns, rows)
 
 
-def _words(teller: Teller, rng: np.random.Generator, bank: speech.Bank, row: str, takes: int) -> Iterator[Tree]:
+def _words(rng: np.random.Generator, bank: speech.Bank, row: str, takes: int) -> Iterator[Case]:
     for word in WORDS:
         for _ in range(takes):
-            sound = frames(speech.augment(bank.take(word, rng), rng))
-            yield _tree(teller, [("audio", sound)], [TASKS["word"].turn(Shown(None, word), rng)], [row])
+            sound = speech.augment(bank.take(word, rng), rng)
+            yield Case([("audio", sound)], [TASKS["word"].turn(Shown(None, word), rng)], [row])
 
 
-def _beeps(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _beeps(rng: np.random.Generator, count: int) -> Iterator[Case]:
     for _ in range(count):
         beeps = random_beeps(rng)
         turns = [TASKS[t].turn(Shown(beeps=beeps), rng) for t in ("beeps", "high or low")]
-        yield _tree(teller, [("audio", frames(beep(beeps, rng)))], turns)
+        yield Case([("audio", beep(beeps, rng))], turns)
 
 
-def _mixed(teller: Teller, rng: np.random.Generator, bank: speech.Bank, count: int) -> Iterator[Tree]:
+def _mixed(rng: np.random.Generator, bank: speech.Bank, count: int) -> Iterator[Case]:
     """A picture and a sound, in either order; the word is a shape's or a colour's, which half the time is to be seen."""
     for k in range(count):
         scene = random_scene(rng, 1, 3)
@@ -164,43 +189,39 @@ def _mixed(teller: Teller, rng: np.random.Generator, bank: speech.Bank, count: i
         if k % 2:
             thing = scene.things[int(rng.integers(len(scene.things)))]
             word = thing.shape if rng.random() < 0.67 else thing.colour
-        picture = ("image", patches(render(scene, rng)))
-        sound = ("audio", frames(speech.augment(bank.take(word, rng), rng)))
+        picture = ("image", render(scene, rng))
+        sound = ("audio", speech.augment(bank.take(word, rng), rng))
         media = [picture, sound] if rng.random() < 0.5 else [sound, picture]
         turns = [TASKS[t].turn(Shown(scene, word), rng) for t in ("heard and found", "see and hear", "word", "place")]
-        yield _tree(teller, media, turns, ["heard and found", "see and hear", "both: word", "both: place"])
+        yield Case(media, turns, ["heard and found", "see and hear", "both: word", "both: place"])
 
 
-def _talk(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _talk(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """Text alone, a later turn about a picture, and a system prompt."""
     for k in range(count):
-        yield _tree(teller, [], [TASKS[t].turn(Shown(), rng) for t in TEXT_TASKS])
+        yield Case([], [TASKS[t].turn(Shown(), rng) for t in TEXT_TASKS])
         scene = random_scene(rng, 1, 3)
-        picture = ("image", patches(render(scene, rng)))
+        picture = ("image", render(scene, rng))
         history = [random_turn(Shown(scene), rng, IMAGE_TASKS), TASKS["place"].turn(Shown(scene), rng)]
-        later = teller.branch(history)
-        last = len(teller.answer(history[-1])[0])
-        later.weights = [0.0] * (len(later.ids) - last) + later.weights[-last:]
-        later.task = "second turn"
-        yield Tree([*teller.text("<bos><|turn>user\n"), *teller.media(*picture)], [picture], [later])
+        yield Case([picture], history[1:], ["second turn"], history=(history[0],))
         turn = TASKS["place"].turn(Shown(scene), rng)
-        yield _tree(teller, [picture], [turn], ["with a system prompt"], SYSTEM[k % len(SYSTEM)])
+        yield Case([picture], [turn], ["with a system prompt"], SYSTEM[k % len(SYSTEM)])
 
 
-def _else(teller: Teller, rng: np.random.Generator, count: int) -> Iterator[Tree]:
+def _else(rng: np.random.Generator, count: int) -> Iterator[Case]:
     """What is not there, and what is not of this world."""
     questions = off_world_questions(held_out=True)
     for k in range(count):
         nothing = missing(Shown(), rng)
         if nothing is not None:
-            yield _tree(teller, [], [nothing])
+            yield Case([], [nothing])
         scene = random_scene(rng, 1, 3)
-        media = [("image", patches(render(scene, rng)))] if k % 2 else []
+        media = [("image", render(scene, rng))] if k % 2 else []
         odd = Turn(as_typed(questions[k % len(questions)], rng), UNKNOWN, "off-world, unseen questions")
-        yield _tree(teller, media, [odd])
+        yield Case(media, [odd])
         shown = Shown(odd=True)
         for row, picture in (
             ("off-world picture", odd_picture(rng, *_size(rng))),
             ("off-world, parts of two photos", photo(rng)),
         ):
-            yield _tree(teller, [("image", patches(picture))], [TASKS["off-world picture"].turn(shown, rng)], [row])
+            yield Case([("image", picture)], [TASKS["off-world picture"].turn(shown, rng)], [row])
