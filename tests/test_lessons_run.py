@@ -15,7 +15,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 RUN = (
     "02_picture_tokens", "03_sound_tokens", "04_next_word", "05_where_it_looks", "06_attention_or_not",
     "07_what_a_patch_means", "08_drafts", "09_four_bits",
-    "11_the_real_thing",
+    "10_your_own_demo", "11_the_real_thing",
 )  # fmt: skip
 LAB = "lab_90"
 PICTURES = ("application/vnd.plotly.v1+json", "image/png", "text/html")

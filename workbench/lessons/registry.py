@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 
 __all__ = ["LESSONS", "Exercise", "Wrong", "called", "exercise", "exercises", "find", "numbers", "whole"]
 
-LESSONS = ("02", "03", "04", "05", "06", "07", "08", "09", "11")
+LESSONS = ("02", "03", "04", "05", "06", "07", "08", "09", "10", "11")
 """Lessons that have exercises; those of lesson 02 stand in ``workbench.lessons.lesson_02``."""
 
 _ALL: dict[str, Exercise] = {}
