@@ -129,10 +129,13 @@ def _weights(
         q, k, groups = q[heads], k[heads // groups], 1
     H, R, D = q.shape
     chunk = max(1, _CHUNK_BYTES // max(1, 4 * H * k.shape[1]))
+    hidden = ~allowed
     for start in range(0, R, chunk):
         part = q[:, start : start + chunk].reshape(k.shape[0], -1, D)  # heads of a group side by side
-        scores = (part @ k.transpose(1, 2)).view(k.shape[0] * groups, -1, k.shape[1]) * scale
-        scores = scores.masked_fill(~allowed[None, start : start + chunk], -torch.inf)
+        scores = (part @ k.transpose(1, 2)).view(k.shape[0] * groups, -1, k.shape[1])
+        if scale != 1:  # Gemma 4's is 1; scores are large, and each way through them costs as much as the product
+            scores *= scale
+        scores.masked_fill_(hidden[None, start : start + chunk], -torch.inf)
         yield scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
 
 

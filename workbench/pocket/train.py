@@ -64,7 +64,7 @@ STAGES = {
         mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
     ),
     3: Recipe(
-        steps=2400, muon=0.018, adam=1e-3, look=0.2, hear=0.5,
+        steps=2000, muon=0.018, adam=1e-3, look=0.2, hear=0.5,
         mix=Mix(rows=20, length=200, image=0.52, both=0.12, audio=0.3, text=0.06, budget=194, most=6, crowd=0.15),
     ),
     4: Recipe(
