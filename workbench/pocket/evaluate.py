@@ -144,7 +144,7 @@ def _looked_at(weights: Path, drafter: Path, sheet: Path) -> tuple[str, str]:
     from workbench.pocket import contact, looked, sample, speech
 
     model = workbench.load(weights, drafter=drafter if (drafter / "config.json").exists() else False, progress=False)
-    picked = contact.chosen(sample.read(Path("tests") / "pocket_sample.zip"))
+    picked = contact.chosen(sample.read(sample.HERE))
     contact.draw(picked).save(sheet, quality=88)
     looks = looked.table(looked.look(model, speech.bank("espeak", 20, progress=False)))
     return looks, contact.answers(model, picked)

@@ -17,7 +17,10 @@ from workbench.pocket.exam import Case, parts
 from workbench.pocket.questions import Turn
 from workbench.pocket.speech import RATE
 
-__all__ = ["make", "read", "write"]
+__all__ = ["HERE", "make", "read", "write"]
+
+HERE = Path(__file__).resolve().parents[2] / "tests" / "pocket_sample.zip"
+"""Where it lies in a checkout, wherever one stands."""
 
 _EACH = {"pictures": 24, "other renderer": 16, "digits": 30, "pairs": 24, "beeps": 20, "sound and picture": 14,
          "text and turns": 24, "everything else": 20}  # fmt: skip
@@ -84,6 +87,5 @@ def read(path: Path) -> list[Case]:
 
 
 if __name__ == "__main__":
-    here = Path("tests") / "pocket_sample.zip"
-    write(make(), here)
-    print(f"{here}  {here.stat().st_size:,} bytes")
+    write(make(), HERE)
+    print(f"{HERE}  {HERE.stat().st_size:,} bytes")
