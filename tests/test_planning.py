@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import workbench
+from workbench.catalog import CATALOG, find
 from workbench.errors import DoesNotFit, ModelError
 from workbench.machine import Device, Machine, Pace, machine, pace
 from workbench.planning import plan, refuse
@@ -58,7 +59,7 @@ def test_what_does_not_fit_is_refused_with_the_bytes_and_the_nearest_that_does()
     assert f"Free {(made.bytes - 12 * GB) / 1e9:.1f} GB" in said
     assert isinstance(refuse(made), DoesNotFit)
     assert "workbench.load('gemma-4-12b')" in plan("gemma-4-31b", here=here(12 * GB), measure=False).advice
-    assert "workbench.load('gemma-4-e2b')" in plan("gemma-4-12b", here=here(6 * GB), measure=False).advice
+    assert "workbench.load('gemma-4-e2b')" in plan("gemma-4-12b", here=here(7 * GB), measure=False).advice
     assert "workbench.load('pocket')" in plan("gemma-4-12b", here=here(GB), measure=False).advice
 
 
@@ -67,7 +68,8 @@ def test_a_full_disk_refuses_what_has_to_be_fetched_but_not_what_is_here():
     made = plan("gemma-4-12b", here=full, measure=False)
     assert not made.fits
     assert "disk" in made.why
-    cached = here(12 * GB, disk=GB, cached=("google/gemma-4-12B-it-qat-w4a16-ct",))
+    here_already = ("google/gemma-4-12B-it-qat-w4a16-ct", "google/gemma-4-12B-it-qat-q4_0-unquantized-assistant")
+    cached = here(12 * GB, disk=GB, cached=here_already)
     made = plan("gemma-4-12b", here=cached, measure=False)
     assert made.fits
     assert made.taken.download == 0
@@ -84,6 +86,46 @@ def test_every_option_says_why_and_the_displays_hold_them():
     assert text.count("\n> ") == 1
     assert page.count("<td style='text-align:left'>taken</td>") == 1
     assert max(map(len, text.splitlines())) < 160
+
+
+def test_shapes_are_those_of_the_published_totals():
+    """Billions of weights as the cards say them, towers and all embeddings counted."""
+    published = {"gemma-4-e2b": 5.1, "gemma-4-e4b": 8.0, "gemma-4-12b": 11.96, "gemma-4-26b-a4b": 25.8,
+                 "gemma-4-31b": 31.3}  # fmt: skip
+    for name, billions in published.items():
+        assert CATALOG[name].shape.weights / 1e9 == pytest.approx(billions, rel=0.01), name
+
+
+def test_official_variants_have_sizes_and_the_drafter_that_was_trained_for_them():
+    packed = plan("gemma-4-12b", variant="google/gemma-4-12B-it-qat-w4a16-ct", here=here(12 * GB), measure=False)
+    assert [o.quantization for o in packed.options] == ["int4"]
+    assert packed.bytes == plan("gemma-4-12b", here=here(12 * GB), measure=False).bytes
+    # 10.9 G weights at 4.5 bits, 1.06 G at 16, and a drafter
+    assert packed.taken.download == pytest.approx(10.9e9 * 0.5625 + 1.06e9 * 2 + 0.85e9, rel=0.002)
+    grid = plan("google/gemma-4-12B-it-qat-q4_0-unquantized", here=here(12 * GB), measure=False)
+    assert [o.quantization for o in grid.options] == ["int4", "int8", "none"]
+    assert grid.taken.download == pytest.approx(11.96e9 * 2 + 0.85e9, rel=0.002)
+    for size in ("E2B", "E4B", "12B", "26B-A4B", "31B"):
+        entry = find(f"google/gemma-4-{size}-it-qat-q4_0-unquantized")
+        assert entry.drafter == f"google/gemma-4-{size}-it-qat-q4_0-unquantized-assistant"
+        assert entry.of == f"gemma-4-{size.lower()}"
+
+
+def test_what_is_here_is_not_fetched_again_drafter_and_model_apart():
+    packed, drafter = "google/gemma-4-12B-it-qat-w4a16-ct", "google/gemma-4-12B-it-qat-q4_0-unquantized-assistant"
+    only_drafter = plan("gemma-4-12b", here=here(12 * GB, cached=(drafter,)), measure=False)
+    only_model = plan("gemma-4-12b", here=here(12 * GB, cached=(packed,)), measure=False)
+    both = plan("gemma-4-12b", here=here(12 * GB, cached=(packed, drafter)), measure=False)
+    assert both.taken.download == 0
+    assert only_model.taken.download == only_model.taken.drafter
+    assert only_drafter.taken.download > 8 * GB
+
+
+def test_a_token_of_a_mixture_of_experts_reads_the_active_ones(monkeypatch):
+    monkeypatch.setattr("workbench.planning.pace", lambda: Pace(20e9, 100e9))
+    made = plan("gemma-4-26b-a4b", here=here(80 * GB))
+    # 8 of 128 experts: 25.8 G weights less 15/16 of 22.8 G, 2 bytes each
+    assert 1 / made.tokens_a_second == pytest.approx(2 * (25.806e9 - 22.838e9 * 15 / 16) / 20e9, rel=0.001)
 
 
 def test_experts_are_not_promised_in_4_bit():
@@ -105,16 +147,28 @@ def test_a_folder_is_counted_from_its_headers(tmp_path):
     assert whole.options[2].weights < whole.options[1].weights < whole.options[0].weights
 
 
+def cut(file, count):
+    file.write_bytes(file.read_bytes()[:-count])
+
+
+def index(folder, *more):
+    names = {f"weight {k}": name for k, name in enumerate(["model.safetensors", *more])}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
         (lambda f: (f / "model.safetensors").write_bytes(b"12"), "cut off"),
         (lambda f: (f / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}"), "header"),
         (lambda f: (f / "model.safetensors").unlink(), "missing"),
+        (lambda f: cut(f / "model.safetensors", 1000), "cut off: it has"),
+        (lambda f: index(f, "model-2.safetensors"), r"not whole: its index names model-2\.safetensors"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no weight_map"),
         (lambda f: (f / "config.json").write_text("{"), "config.json"),
         (lambda f: (f / "config.json").write_text("[]"), "no settings"),
     ],
-    ids="cut huge-header none bad-json no-object".split(),
+    ids="cut huge-header none tail shard bad-index bad-json no-object".split(),
 )
 def test_broken_folders_are_named(tmp_path, break_it, said):
     folder = tmp_path / "broken"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench import headers
+
 __all__ = ["Device", "Machine", "Pace", "disk_free", "machine", "memory", "pace"]
 
 
@@ -128,6 +130,6 @@ def _cache() -> Path:
 
 
 def _cached(source: str) -> bool:
-    """Whether a snapshot of a hub id with weights lies on this disk."""
+    """Whether a snapshot of a hub id with all its weights lies on this disk."""
     folder = _cache() / ("models--" + source.replace("/", "--")) / "snapshots"
-    return any(folder.glob("*/*.safetensors"))
+    return any(any(one.glob("*.safetensors")) and not headers.missing(one) for one in folder.glob("*"))

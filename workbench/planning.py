@@ -10,12 +10,12 @@ read; of a model that has not been fetched, the catalog's numbers stand.
 from __future__ import annotations
 
 import html
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workbench import headers
 from workbench.catalog import CATALOG, Entry, find
 from workbench.errors import DoesNotFit, ModelError
 from workbench.machine import Device, Machine, Pace, machine, pace
@@ -28,7 +28,6 @@ _SCHEMES = ("none", "int8", "int4+16", "int4")
 _LINEAR = {"none": 2.0, "int8": 1.0, "int4+16": 0.625, "int4": 0.625, "nf4": 0.56, "bnb-int8": 1.0, "metal": 0.625}
 _ENDS = {"none": 2.0, "int8": 1.0, "int4+16": 2.0, "int4": 1.0, "nf4": 2.0, "bnb-int8": 2.0, "metal": 2.0}
 _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_HEADER = 100 << 20  # bytes: no header of a weights file is larger
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def plan(
     entry = find(name)
     source = entry if variant is None else find(variant)
     if source.local and context is not None:
-        config = _config(Path(source.source))
+        config = headers.config(Path(source.source))
         limit = int(config.get("text_config", config).get("max_position_embeddings") or context)
         if context > limit:
             raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
@@ -224,12 +223,11 @@ def _ways(entry: Entry, asked: str | None, device: Device, *, chosen: bool) -> l
         first = [] if asked and asked != held else [held]
         return [(entry, s) for s in dict.fromkeys([*first, *others])]
     plain = [(entry, s) for s in ("int4", "int8", "none")]
+    if entry.packed and entry.of:  # the packed variant itself
+        return [(entry, asked or "int4")]
     if entry.packed and not chosen:
-        packed = Entry(entry.name, entry.packed, weights=entry.weights, cache=entry.cache, four=entry.four)
-        plain.insert(0, (packed, "int4"))
-    if not entry.gigabytes:  # a hub id that the catalog does not know: as it is stored
-        plain = [(entry, "none")]
-    if entry.experts:
+        plain.insert(0, (find(entry.packed), "int4"))
+    if entry.shape is None or entry.shape.experts:  # a hub id that the catalog does not know: as it is stored
         plain = [(entry, "none")]
     if device.kind == "cuda":  # where it fits, 16 bit is quick there and loses nothing
         plain = [plain[-1], *plain[:-1]]
@@ -243,26 +241,18 @@ def _option(entry: Entry, scheme: str, device: Device, tokens: int, here: Machin
     working = width * 512 + (0 if small else int(0.4e9))
     reserve = 0 if small else int(0.6e9)
     own_drafter = int(min(_DRAFTER, weights * 0.3)) if drafter else 0
-    download = 0 if entry.local or here.cached(entry.source) else int(_fetched(entry) + own_drafter)
+    download = 0 if entry.local or here.cached(entry.source) else int(_fetched(entry))
+    if own_drafter and not entry.local and not here.cached(entry.drafter):
+        download += own_drafter
     needed = weights + own_drafter + cache + working + reserve
     fits = device.free is None or needed <= device.free
     why = "" if weights else "its size is not known before it is here"
     if fits and download and here.disk_free is not None and download > here.disk_free:
         fits, why = False, f"the disk has {_gb(here.disk_free)} free"
     return Option(
-        entry.source,
-        scheme,
-        device.name,
-        weights,
-        own_drafter,
-        cache,
-        working,
-        reserve,
-        download,
-        device.free,
-        fits,
+        entry.source, scheme, device.name, weights, own_drafter, cache, working, reserve, download, device.free, fits,
         why,
-    )
+    )  # fmt: skip
 
 
 def _why(option: Option, best: Option, *, alone: bool) -> str:
@@ -281,7 +271,7 @@ def _why(option: Option, best: Option, *, alone: bool) -> str:
 
 def _nearest(entry: Entry, taken: Option, tokens: int, here: Machine) -> str:
     """In words: what would fit in place of what does not."""
-    if taken.quantization == "none" and not entry.experts:
+    if taken.quantization == "none" and not (entry.shape and entry.shape.experts):
         name = entry.source if entry.local else entry.name
         for scheme in ("int8", "int4"):
             if _looked_at(entry, entry, scheme, None, None, tokens, here).fits:
@@ -295,8 +285,9 @@ def _nearest(entry: Entry, taken: Option, tokens: int, here: Machine) -> str:
 
 def _predicted(made: LoadPlan, measured: Pace) -> LoadPlan:
     t = made.taken
-    a_token = t.weights / measured.bytes_a_second
-    numbers = t.weights / _LINEAR.get(t.quantization, 2.0)
+    used = t.weights * _used(find(t.variant))
+    a_token = used / measured.bytes_a_second
+    numbers = used / _LINEAR.get(t.quantization, 2.0)
     first = 300 * 2 * numbers / measured.operations_a_second + a_token
     advice = ""
     if first > 30:
@@ -313,46 +304,40 @@ def _counted(entry: Entry, scheme: str, tokens: int) -> tuple[int, int, int]:
     """Bytes of the weights as held, bytes of keys and values, and bytes of intermediate numbers a token."""
     if entry.local:
         return _folder(Path(entry.source), scheme, tokens, wide=entry.name == "pocket")
-    linear, ends, other = entry.weights
-    if linear:
-        weights = int(linear * _LINEAR[scheme] + ends * _ENDS[scheme] + other * 2)
-    elif entry.gigabytes:  # ours are a fifth more than Q4_0: a scale and a zero in 16 bit a group, and int8 ends
-        published = {"none": entry.gigabytes, "int8": entry.eight, "int4": entry.four * 1.2}
-        weights = int(1e9 * published.get(scheme, entry.eight))
-    else:
-        weights = 0  # a hub id we know nothing of: its configuration says more once it is here
-    each, once = entry.cache
-    cache = each * tokens + once if each else int(weights * 0.05)
-    return weights, cache, 200_000 if weights else 0
+    shape = entry.shape
+    if shape is None:
+        return 0, 0, 0  # a hub id we know nothing of: its configuration says more once it is here
+    weights = shape.linear * _LINEAR[scheme] + shape.embeddings * _ENDS[scheme]
+    weights += (shape.in_experts + shape.elsewhere) * 2
+    return int(weights), shape.cache(tokens), 200_000
+
+
+def _used(entry: Entry) -> float:
+    """The share of the weights that one token needs: less than all of them in a mixture of experts."""
+    shape = entry.shape
+    idle = shape.in_experts * (1 - shape.active / shape.experts) if shape and shape.experts else 0
+    return 1 - idle / shape.weights if shape else 1.0
 
 
 def _fetched(entry: Entry) -> float:
-    linear, ends, other = entry.weights
-    if linear and "w4a16" in entry.source:  # 4 bits and a 16-bit scale for 32 of them; the embedding in 16 bit
-        return linear * 0.5625 + (ends + other) * 2
-    return (linear + ends + other) * 2.0 if linear else entry.gigabytes * 1e9
+    shape = entry.shape
+    if shape is None:
+        return 0.0
+    if entry.packed and entry.of:  # 4 bits and a 16-bit scale for 32 of them; the embedding in 16 bit
+        return shape.linear * 0.5625 + (shape.embeddings + shape.elsewhere) * 2
+    return shape.weights * 2.0
 
 
 def _stored(folder: Path) -> str:
     """What a folder's weights are held as when nothing is asked."""
-    declared = _config(folder).get("quantization_config") or {}
+    declared = headers.config(folder).get("quantization_config") or {}
     return str(declared.get("scheme") or ("int4" if declared.get("quant_method") == "compressed-tensors" else "none"))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} holds no settings.")
-    return config
 
 
 def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int, int, int]:
     linear = ends = other = packed = 0
     item = 0
-    for key, kind, shape in _tensors(folder):
+    for key, kind, shape in headers.tensors(folder):
         count = 1
         for length in shape:
             count *= length
@@ -370,30 +355,9 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
     weights = packed + other
     weights += linear * item if scheme == "none" or packed else int(linear * _LINEAR.get(scheme, 2.0))
     weights += int(ends * (_ENDS[scheme] if scheme in ("int4", "int8") else item))
-    config = _config(folder)
+    config = headers.config(folder)
     text_config = config.get("text_config", config)
     return weights, _cache(text_config, tokens, 4 if wide else 2), int(text_config.get("intermediate_size", 0)) * 8
-
-
-def _tensors(folder: Path) -> list[tuple[str, str, list[int]]]:
-    """Name, type and shape of every tensor: the headers of the files, not the weights."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{folder} holds no *.safetensors: the weights are missing.")
-    out = []
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                if not 0 < length <= min(_HEADER, path.stat().st_size):
-                    raise ValueError("its header is longer than the file")  # noqa: TRY301 (said with the file's name below)
-                header = json.loads(file.read(length))
-            out += [
-                (k, str(v["dtype"]), [int(n) for n in v["shape"]]) for k, v in header.items() if k != "__metadata__"
-            ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{path} is broken or cut off: {error}") from error
-    return out
 
 
 def _cache(text: dict[str, Any], tokens: int, item: int) -> int:
