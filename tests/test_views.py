@@ -179,6 +179,16 @@ def test_replies_carry_the_answer_or_the_words_of_an_error():
     assert bytes(sent[2][1][0]) == b"\x01\x02"
 
 
+def test_a_view_says_that_it_is_alive_while_it_answers():
+    view = TokenView(make_trace())
+    sent = []
+    view.send = lambda content, buffers=None: sent.append(content)
+    with view._busy:  # an answer is being worked on
+        view._heard(view, {"ping": 7}, [])
+    view._heard(view, "nonsense", [])
+    assert sent == [{"pong": 7}]
+
+
 def test_a_running_answer_is_sent_in_parts():
     view = TokenView()
     tokens = list(make_trace(rounds=4).tokens)

@@ -66,8 +66,12 @@ class Panel(anywidget.AnyWidget):
         return handler(**rest, **({"buffers": buffers} if buffers else {}))
 
     def _heard(self, _widget: Any, content: Any, buffers: Any) -> None:
-        """A message came: answer on a thread, so that the kernel stays free, one at a time."""
-        if isinstance(content, dict) and "ask" in content:
+        """A message came: answer on a thread, so that the kernel stays free, one at a time; and say so when asked."""
+        if not isinstance(content, dict):
+            return
+        if "ping" in content:
+            self.send({"pong": content["ping"]})
+        elif "ask" in content:
             threading.Thread(target=self._reply, args=(content, buffers), daemon=True).start()
 
     def _reply(self, content: Mapping[str, Any], buffers: Any) -> None:

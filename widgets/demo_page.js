@@ -22,6 +22,7 @@ function remoteModel(state, address, shared) {
   model.on = (event, listener) => (event === "msg:custom" ? heard.add(listener) : on(event, listener));
   model.off = (event, listener) => (event === "msg:custom" ? heard.delete(listener) : off(event, listener));
   model.send = async ({ id, ...question }) => {
+    if (!question.ask) return; // the server answers or refuses by itself: nothing to keep alive
     let reply = {};
     try {
       const answer = await fetch(`${address}/ask`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });

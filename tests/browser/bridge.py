@@ -32,6 +32,7 @@ window.model = {{
   }},
   on: (e, f) => of(e).add(f), off: (e, f) => of(e).delete(f),
   send(content, _callbacks, buffers) {{ window.toPython(JSON.stringify(content), (buffers ?? []).map(b64)); }},
+  trigger: tell,
   listeners: () => [...heard.values()].reduce((n, s) => n + s.size, 0),
 }};
 window.fromPython = (kind, value, buffers) => {{

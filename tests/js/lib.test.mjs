@@ -121,10 +121,42 @@ test("heat: colours, transparency, the hottest cell", async () => {
   assert.deepEqual([hottest([0, 3, 3]), hottest([0, 0])], [1, -1]);
 });
 
-test("questions: answers find who asked; silence is told; leaving forgets", async () => {
+test("questions: a kernel that is gone or cannot be reached is told, one that is busy is waited for", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval", "Date"] });
+  const { asker } = await import("../../widgets/lib/view.js");
+  const heard = new Map(), sent = [];
+  let gone = false, broken = false;
+  const model = {
+    on: (event, f) => heard.set(event, f), off: (event) => heard.delete(event),
+    send: (content) => {
+      if (broken) throw new Error("closed");
+      sent.push(content);
+      if (content.ping) heard.get("msg:custom")({ pong: content.ping });
+    },
+  };
+  const life = new AbortController();
+  const ask = asker(model, life.signal, () => gone);
+  const slow = ask({ ask: "a" });
+  for (let k = 0; k < 30; k++) t.mock.timers.tick(10_000); // five minutes
+  assert.equal(sent.filter(({ ping }) => ping).length, 30);
+  heard.get("msg:custom")({ reply: sent[0].id, value: 5 });
+  assert.equal(await slow, 5);
+  const lost = ask({ ask: "b" });
+  gone = true;
+  heard.get("comm_live_update")();
+  await assert.rejects(lost, /restarted or shut down.*run the cells again/);
+  await assert.rejects(ask({ ask: "c" }), /restarted/);
+  [gone, broken] = [false, true];
+  await assert.rejects(ask({ ask: "d" }), /cannot be reached \(closed\)/);
+  life.abort();
+  assert.equal(heard.size, 0);
+});
+
+test("questions: answers find who asked; silence is told; leaving forgets", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval", "Date"] });
   const { asker } = await import("../../widgets/lib/view.js");
   const heard = new Set(), sent = [];
-  const model = { on: (_, f) => heard.add(f), off: (_, f) => heard.delete(f), send: (content) => sent.push(content) };
+  const model = { on: (_, f) => heard.add(f), off: (_, f) => heard.delete(f), send: (content) => content.ask && sent.push(content) };
   const life = new AbortController();
   const ask = asker(model, life.signal);
   const [one, two] = [ask({ ask: "a" }), ask({ ask: "b" })];
@@ -134,7 +166,9 @@ test("questions: answers find who asked; silence is told; leaving forgets", asyn
   tell({ reply: "another view's", value: 1 });
   assert.deepEqual(await two, { v: "bytes" });
   await assert.rejects(one, /No\./);
-  await assert.rejects(ask({ ask: "c" }, undefined, 0.01), /has not answered for 0.01 s/);
+  const unheard = assert.rejects(ask({ ask: "c" }, undefined, 60), /has not answered for 60 s/);
+  for (let k = 0; k < 7; k++) t.mock.timers.tick(10_000);
+  await unheard;
   life.abort();
   assert.equal(heard.size, 0);
 });

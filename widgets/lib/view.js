@@ -9,33 +9,56 @@ export function listen(model, event, heard, signal) {
   signal.addEventListener("abort", () => model.off(event, heard), { once: true });
 }
 
+const SILENCE = 30; // seconds without a sign of life after which a question is given up
+const GONE = "The kernel was restarted or shut down. What stands here stays; to ask for more, run the cells again from the top.";
+
 /**
- * A function that asks Python a question and promises the answer; an error of Python's rejects with its words, and so
- * does silence of so many seconds, where they are given.
+ * A function that asks Python a question and promises the answer. It rejects with Python's words when that is an error,
+ * and with a sentence when the kernel is gone or shows no sign of life for `patience` seconds. An answer may take longer
+ * than that: the widget's Python side answers on a thread, so that it can say it is alive in the meantime.
  */
-export function asker(model, signal) {
+export function asker(model, signal, isGone = () => false) {
   const waiting = new Map();
   const me = Math.random().toString(36).slice(2, 8); // several views of one model see each other's answers
-  let last = 0;
+  let last = 0, timer = null;
+  const giveUp = (id, words) => {
+    waiting.get(id).reject(new Error(words));
+    waiting.delete(id);
+  };
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+  };
   const heard = (message, buffers) => {
+    waiting.forEach((one) => { one.since = Date.now(); });
     const key = message?.reply;
     if (!waiting.has(key)) return;
     const { resolve, reject } = waiting.get(key);
     waiting.delete(key);
     if (message.error) reject(new Error(message.error));
     else resolve(withBuffers(message.value, buffers ?? []));
+    if (!waiting.size) stop();
+  };
+  const look = () => {
+    for (const [id, { since, patience }] of waiting) {
+      if (Date.now() - since > 1000 * patience) giveUp(id, `The kernel has not answered for ${patience} s: it runs another cell, or was restarted. Try again.`);
+    }
+    if (!waiting.size) return stop();
+    model.send({ ping: ++last });
   };
   listen(model, "msg:custom", heard, signal);
-  return (question, buffers, patience) =>
+  listen(model, "comm_live_update", () => isGone() && [...waiting.keys()].forEach((id) => giveUp(id, GONE)), signal);
+  signal.addEventListener("abort", stop, { once: true });
+  return (question, buffers, patience = SILENCE) =>
     new Promise((resolve, reject) => {
+      if (isGone()) return reject(new Error(GONE));
       const id = `${me}-${++last}`;
-      waiting.set(id, { resolve, reject });
-      model.send({ id, ...question }, undefined, buffers);
-      if (patience) {
-        setTimeout(() => {
-          if (!waiting.delete(id)) return;
-          reject(new Error(`The kernel has not answered for ${patience} s: it runs another cell, or was restarted. Try again.`));
-        }, 1000 * patience);
+      waiting.set(id, { resolve, reject, patience, since: Date.now() });
+      timer ??= setInterval(look, (1000 * Math.min(patience, SILENCE)) / 3);
+      try {
+        model.send({ id, ...question }, undefined, buffers);
+      } catch (error) {
+        giveUp(id, `The kernel cannot be reached (${error.message}). Run the cells again from the top.`);
       }
     });
 }
@@ -63,14 +86,19 @@ export function view(label, build) {
       const life = new AbortController();
       const body = h("div", { class: "wb-body" });
       const alert = h("p", { class: "wb-error", role: "alert", hidden: true });
-      const frame = h("section", { class: "wb", "aria-label": label }, body, alert);
+      const gone = h("p", { class: "wb-error wb-gone", role: "status", hidden: true }, GONE);
+      const frame = h("section", { class: "wb", "aria-label": label }, body, alert, gone);
       el.append(frame);
       followTheme(frame, life.signal);
       const complain = (error) => {
-        alert.textContent = error ? String(error.message ?? error) : "";
-        alert.hidden = !error;
+        const words = error ? String(error.message ?? error) : "";
+        alert.textContent = words;
+        alert.hidden = !words || (words === GONE && !gone.hidden); // it stands there already
       };
-      const ask = asker(model, life.signal);
+      const isGone = () => Boolean(el.closest?.(".jupyter-widgets-disconnected")); // JupyterLab's and Notebook's mark
+      const showGone = () => { gone.hidden = !isGone(); };
+      listen(model, "comm_live_update", showGone, life.signal);
+      const ask = asker(model, life.signal, isGone);
       let now = new AbortController();
       const draw = () => {
         now.abort();
@@ -87,6 +115,7 @@ export function view(label, build) {
       listen(model, "change:data", draw, life.signal);
       listen(model, "change:error", () => complain(model.get("error")), life.signal);
       draw();
+      requestAnimationFrame(showGone); // once it is in the page
       return () => {
         now.abort();
         life.abort();
