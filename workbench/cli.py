@@ -91,13 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run)
         return one
 
-    ask = command("ask", _ask, "ask a model one question, with pictures and sounds",
+    ask = command("ask", _ask, "ask a model one question, with pictures, sounds and videos",
                   "The answer goes to standard output word by word. Ctrl-C stops it between two words and keeps what "
                   "there is; a second one ends at once.")  # fmt: skip
     ask.add_argument("question", help="what you want to know")
     ask.add_argument("--image", action="append", default=[], metavar="FILE",
                      help="a picture (repeat it for more); - reads standard input")  # fmt: skip
     ask.add_argument("--audio", action="append", default=[], metavar="FILE", help="a sound, likewise")
+    ask.add_argument("--video", action="append", default=[], metavar="FILE", help="a video, likewise: 32 frames of it")
     ask.add_argument("--model", default="pocket", metavar="NAME",
                      help="a known name, a folder or a hub id (default: pocket, which is embedded)")  # fmt: skip
     ask.add_argument("--system", metavar="TEXT", help="the system turn")
@@ -221,13 +222,13 @@ def _ask(asked: argparse.Namespace) -> int:
     note: Callable[[str], None] = _silent if asked.quiet else _note
     if asked.save is not None:
         _check_writable(asked.save)
-    images, sounds = _media(asked)
-    for medium in (*images, *sounds):
+    media = _media(asked)
+    for medium in (one for several in media.values() for one in several):
         for text in medium.notes:
             note(f"{medium.name}: {text}")
     from workbench.prompt import conversation
 
-    conversation(asked.question, images=images, audio=sounds, system=asked.system)  # refused before anything is loaded
+    conversation(asked.question, **media, system=asked.system)  # refused before anything is loaded
     from workbench.loading import load
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -236,7 +237,7 @@ def _ask(asked: argparse.Namespace) -> int:
     words = _Words(model.processor.tokenizer, lambda text: print(text, end="", flush=True))
     with _ctrl_c(stop):
         trace = model.ask(
-            asked.question, images=images, audio=sounds, system=asked.system, max_new_tokens=asked.max_new_tokens,
+            asked.question, **media, system=asked.system, max_new_tokens=asked.max_new_tokens,
             temperature=asked.temperature, top_k=asked.top_k, top_p=asked.top_p, seed=asked.seed, draft=asked.draft,
             image_tokens=asked.image_tokens, on_token=None if asked.json else words, stop=stop,
         )  # fmt: skip
@@ -263,17 +264,22 @@ def _ask(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _media(asked: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+def _media(asked: argparse.Namespace) -> dict[str, list[Any]]:
     """The files, checked and decoded; no model is needed for that, so a wrong one is told at once."""
-    from workbench.media import load_audio, load_image
+    from workbench.media import load_audio, load_image, load_video
 
-    if [*asked.image, *asked.audio].count("-") > 1:
+    files = {
+        "images": (asked.image, load_image),
+        "audio": (asked.audio, load_audio),
+        "video": (asked.video, load_video),
+    }
+    if sum(names.count("-") for names, _ in files.values()) > 1:
         raise WorkbenchError("Standard input (-) can be one file only, and - was given more than once.")
 
     def read(load: Callable[..., Any], file: str) -> Any:
         return load(sys.stdin.buffer, name="standard input") if file == "-" else load(file)
 
-    return [read(load_image, file) for file in asked.image], [read(load_audio, file) for file in asked.audio]
+    return {kind: [read(load, file) for file in names] for kind, (names, load) in files.items()}
 
 
 def _check_writable(path: str) -> None:

@@ -34,7 +34,8 @@ class Segment:
     """A run of tokens of one kind.
 
     Attributes:
-        kind: One of :data:`KINDS`. ``control`` is turn marks and begin and end of media.
+        kind: One of :data:`KINDS`. ``control`` is turn marks and begin and end of media; ``tool`` is a declaration
+            (role ``system``), a call (``model``) or a result (``tool``).
         start, stop: Token positions, ``start`` inclusive, ``stop`` exclusive.
         media: Which image, sound or video, counted from 0 within its kind (``images[media]``); None for words.
         role: ``system``, ``user``, ``model`` or ``tool``: whose turn it lies in; None outside turns.
@@ -87,6 +88,7 @@ class Prompt:
         pieces: The text of each token alone; control tokens by name.
         segments: Adjacent segments that cover 0 to T.
         messages: The conversation as JSON-able turns, media as ``{"type": "image", "index": 0}``.
+        tools: JSON schemas of the tools that were declared.
         logprob: (T,) float32: of each prompt token given those before it, in nats, where it was asked for
             (``model.score``); None otherwise. The first is NaN.
     """
@@ -96,6 +98,7 @@ class Prompt:
     segments: tuple[Segment, ...]
     messages: tuple[Mapping[str, Any], ...] = ()
     logprob: np.ndarray | None = None
+    tools: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", _frozen(self.ids, np.int32))

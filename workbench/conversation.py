@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from workbench.errors import PromptError
-from workbench.media import Audio, Image, load_audio, load_image
+from workbench.media import Audio, Image, Video, load_audio, load_image, load_video
 from workbench.trace import Trace
-from workbench.turns import check_extras, sound_text
+from workbench.turns import EXTRAS, check_extras, sound_text
 
 __all__ = ["Conversation", "conversation"]
 
@@ -32,6 +32,22 @@ class Conversation:
     messages: tuple[dict[str, Any], ...]
     images: tuple[Image, ...]
     audio: tuple[Audio, ...]
+    video: tuple[Video, ...] = ()
+
+
+_LOADERS: Mapping[str, Callable[[Any], Any]] = {"image": load_image, "video": load_video, "audio": load_audio}
+
+
+class _Media:
+    """Media loaded so far, by kind, in the order they are numbered in."""
+
+    def __init__(self, images: Iterable[Image] = (), audio: Iterable[Audio] = (), video: Iterable[Video] = ()) -> None:
+        self.held: dict[str, list[Any]] = {"image": list(images), "video": list(video), "audio": list(audio)}
+
+    def part(self, kind: str, source: Any) -> dict[str, Any]:
+        """Load one and give the part that points to it."""
+        self.held[kind].append(_LOADERS[kind](source))
+        return {"type": kind, "index": len(self.held[kind]) - 1}
 
 
 def conversation(
@@ -39,6 +55,7 @@ def conversation(
     *,
     images: Iterable[Any] = (),
     audio: Iterable[Any] = (),
+    video: Iterable[Any] = (),
     system: str | None = None,
     history: Trace | Sequence[Mapping[str, Any]] | None = None,
 ) -> Conversation:
@@ -46,19 +63,20 @@ def conversation(
 
     Args:
         question: The user's words; None when ``history`` ends with the turn to be answered (scoring, branching).
-        images, audio: For this turn; anything ``load_image`` and ``load_audio`` take. They stand before the words.
+        images, audio, video: For this turn; anything ``load_image``, ``load_audio`` and ``load_video`` take. They stand
+            before the words: pictures, videos, sounds.
         system: The system turn.
-        history: Earlier turns: a Trace (its conversation and its answer), or messages
+        history: Earlier turns: a Trace (its conversation and its answer, without its thoughts), or messages
             ``{"role": "user" | "model", "content": text or parts}``, a part being ``{"type": "text", "text": …}``,
-            ``{"type": "image", "image": source}`` or ``{"type": "audio", "audio": source}``.
+            ``{"type": "image", "image": source}``, and ``audio`` and ``video`` likewise. A model's turn may have
+            ``tool_calls``; turns of the role ``tool`` with a ``name`` are their results.
 
     Raises:
-        PromptError: An empty question, a turn of unknown role or kind.
-        MediaError: A picture or sound that cannot be used.
+        PromptError: An empty question, a turn of unknown role or kind, a trace whose calls were not answered.
+        MediaError: A picture, sound or video that cannot be used.
     """
-    pictures: list[Image] = []
-    sounds: list[Audio] = []
-    turns = _history(history, pictures, sounds)
+    media = _Media(history.images, history.audio, history.video) if isinstance(history, Trace) else _Media()
+    turns = _history(history, media)
     if system is not None:
         if not isinstance(system, str) or not system.strip():
             raise PromptError(f"system={system!r}: expected text, or None for no system turn.")
@@ -72,43 +90,42 @@ def conversation(
         sound_text("The question", question)
         if not question.strip():
             raise PromptError("The question is empty: say what you want to know.")
-        parts: list[dict[str, Any]] = []
-        for source in _listed(images, "images"):
-            parts.append({"type": "image", "index": len(pictures)})
-            pictures.append(load_image(source))
-        for source in _listed(audio, "audio"):
-            parts.append({"type": "audio", "index": len(sounds)})
-            sounds.append(load_audio(source))
+        parts = [
+            media.part(kind, source)
+            for kind, given in (("image", images), ("video", video), ("audio", audio))
+            for source in _listed(given, kind)
+        ]
         turns.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
     if not turns:
         raise PromptError("There is nothing to answer: give a question, or history= that ends with one.")
-    return Conversation(tuple(turns), tuple(pictures), tuple(sounds))
+    held = {kind: tuple(loaded) for kind, loaded in media.held.items()}
+    return Conversation(tuple(turns), held["image"], held["audio"], held["video"])
 
 
-def _listed(sources: Any, name: str) -> list[Any]:
+def _listed(sources: Any, kind: str) -> list[Any]:
     """One source where a list is wanted is a slip that would otherwise be read letter by letter."""
     if sources is None:
         return []
-    if isinstance(sources, (str, bytes, bytearray, memoryview, np.ndarray, Image, Audio)) or hasattr(sources, "read"):
+    if isinstance(sources, (str, bytes, bytearray, memoryview, np.ndarray, Image, Audio, Video)) or hasattr(
+        sources, "read"
+    ):
         return [sources]
     if (
-        name == "audio"
+        kind in ("audio", "video")
         and isinstance(sources, tuple)
         and len(sources) == 2
         and any(isinstance(part, (int, float, np.number)) for part in sources)
     ):
-        return [sources]  # (samples, rate), either way round
+        return [sources]  # (samples, rate) or (frames, fps), either way round
     if not isinstance(sources, Iterable):
         return [sources]  # a Path or PIL image; anything else is refused by name when it is loaded
     return list(sources)
 
 
-def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[dict[str, Any]]:
+def _history(history: Any, media: _Media) -> list[dict[str, Any]]:
     if history is None:
         return []
     if isinstance(history, Trace):
-        pictures.extend(history.images)
-        sounds.extend(history.audio)
         turns = [dict(m) for m in history.prompt.messages]
         return [*turns, {"role": "model", "content": [{"type": "text", "text": history.text}]}]
     if isinstance(history, (str, Mapping)) or not isinstance(history, Iterable):
@@ -126,23 +143,19 @@ def _history(history: Any, pictures: list[Image], sounds: list[Audio]) -> list[d
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if isinstance(parts, Mapping) or not isinstance(parts, Iterable):
             raise PromptError(f"history[{k}] has content {content!r}; expected text or a list of parts.")
-        more = {name: message[name] for name in ("name", "tool_calls") if name in message}
+        more = {name: message[name] for name in EXTRAS if name in message}
         check_extras(f"history[{k}]", more)
-        turns.append({"role": role, "content": [_part(p, f"history[{k}]", pictures, sounds) for p in parts], **more})
+        turns.append({"role": role, "content": [_part(p, f"history[{k}]", media) for p in parts], **more})
     return turns
 
 
-def _part(part: Any, where: str, pictures: list[Image], sounds: list[Audio]) -> dict[str, Any]:
+def _part(part: Any, where: str, media: _Media) -> dict[str, Any]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": sound_text(where, part["text"])}
-    if kind == "image" and "image" in part:
-        pictures.append(load_image(part["image"]))
-        return {"type": "image", "index": len(pictures) - 1}
-    if kind == "audio" and "audio" in part:
-        sounds.append(load_audio(part["audio"]))
-        return {"type": "audio", "index": len(sounds) - 1}
+    if isinstance(kind, str) and kind in _LOADERS and kind in part:
+        return media.part(kind, part[kind])
     raise PromptError(
-        f"{where} has a part {part!r}; expected {{'type': 'text', 'text': …}}, {{'type': 'image', 'image': …}} or "
-        "{'type': 'audio', 'audio': …}."
+        f"{where} has a part {part!r}; expected {{'type': 'text', 'text': …}}, {{'type': 'image', 'image': …}}, "
+        "{'type': 'audio', 'audio': …} or {'type': 'video', 'video': …}."
     )

@@ -186,12 +186,12 @@ def check_stop(stop: Any) -> None:
 
 
 def check_media(trace: Trace) -> None:
-    """Refuse a trace whose conversation speaks of pictures or sounds that it does not hold.
+    """Refuse a trace whose conversation speaks of pictures, sounds or videos that it does not hold.
 
     Raises:
         TraceError: Some are missing.
     """
-    held = {"image": len(trace.images), "audio": len(trace.audio)}
+    held = {"image": len(trace.images), "audio": len(trace.audio), "video": len(trace.video)}
     for message in trace.prompt.messages:
         content = message.get("content")
         for part in content if isinstance(content, list) else []:

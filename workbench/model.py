@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from workbench import videos
 from workbench.cache import PrefixCache
 from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
-from workbench.errors import Incompatible, MediaError, ModelError, PromptError, TraceError
+from workbench.errors import Incompatible, ModelError, PromptError, TraceError
 from workbench.flight import Speedup
 from workbench.inspecting import Inspecting, check_media
 from workbench.prompt import Conversation, Prompter, Request, conversation
@@ -49,6 +50,7 @@ class LoadedModel(Inspecting):
     def __init__(
         self, transformer: Any, processor: Any, info: ModelInfo, *, drafter: Any = None, context: int | None = None
     ) -> None:
+        videos.correct(transformer)
         self.transformer = transformer
         self.processor = processor
         self.drafter = drafter
@@ -93,7 +95,7 @@ class LoadedModel(Inspecting):
         on_token: Callable[[Token], Any] | None = None,
         stop: threading.Event | None = None,
     ) -> Trace:
-        """Ask a question, with pictures and sounds, and record everything about the answer.
+        """Ask a question, with pictures, sounds and videos, and record everything about the answer.
 
             trace = model.ask("What is at the top left?", images=["scene.png"])
             trace.text
@@ -102,7 +104,8 @@ class LoadedModel(Inspecting):
             question: What you want to know. Control tokens in it (``<turn|>``) are read as text.
             images: Each a path, bytes, file, PIL image or array (see ``workbench.media.load_image``).
             audio: Each a path, bytes, file or ``(samples, rate)``; at most 30 s each are heard.
-            video: Not yet: raises MediaError.
+            video: Each a path, bytes, file or ``(frames, fps)``; 32 frames of each are seen, evenly spread (see
+                ``workbench.media.load_video``).
             system: The system turn.
             history: The conversation so far: a Trace to go on from, or messages (see
                 ``workbench.prompt.conversation``). Images of earlier turns come first in the trace's numbering.
@@ -136,9 +139,7 @@ class LoadedModel(Inspecting):
             raise PromptError(f"on_token={on_token!r}: expected a function of one Token, or None.")
         if stop is not None and not callable(getattr(stop, "is_set", None)):
             raise PromptError(f"stop={stop!r}: expected a threading.Event, or None.")
-        if video is not None and (not isinstance(video, Iterable) or list(video)):
-            raise MediaError("video= is not supported by this version yet: pass single frames as images=.")
-        talk = conversation(question, images=images, audio=audio, system=system, history=history)
+        talk = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
         with self._lock:
             self._usable()
             request = self._prompter.build(talk, image_tokens=image_tokens, thinking=thinking, tools=tools)
@@ -152,6 +153,7 @@ class LoadedModel(Inspecting):
         reference: LoadedModel | None = None,
         images: Iterable[Any] = (),
         audio: Iterable[Any] = (),
+        video: Iterable[Any] = (),
         system: str | None = None,
         top: int = 20,
     ) -> Trace:
@@ -166,7 +168,7 @@ class LoadedModel(Inspecting):
             completion: The text to score, or token ids; of text, no end of turn is added.
             reference: Another model of the same vocabulary: adds the exact KL to it at every token, which
                 ``workbench.compare`` uses (``trace.readings["reference"]``).
-            images, audio, system: With a question or messages, as for :meth:`ask`.
+            images, audio, video, system: With a question or messages, as for :meth:`ask`.
             top: How many alternatives to record.
 
         Returns:
@@ -181,8 +183,8 @@ class LoadedModel(Inspecting):
             check_same_words(self, reference)
         what: Trace | Conversation
         if isinstance(asked, Trace):
-            if list(images) or list(audio) or system is not None:
-                raise PromptError("images=, audio= and system= go with a question; a trace has its own.")
+            if list(images) or list(audio) or list(video) or system is not None:
+                raise PromptError("images=, audio=, video= and system= go with a question; a trace has its own.")
             what, before = asked, asked.settings
             given: Any = asked.tokens.token_id if completion is None else completion
         else:
@@ -191,7 +193,7 @@ class LoadedModel(Inspecting):
             before = _NO_SETTINGS
             given = completion
             question, history = (asked, None) if isinstance(asked, str) else (None, asked)
-            what = conversation(question, images=images, audio=audio, system=system, history=history)
+            what = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
         ids = completion_ids(self._prompter, given)
         changes = {"draft": 0, "top": top, "max_new_tokens": len(ids), "seed": before.seed or 0}
         settings = changed(before, changes, **self._limits())
@@ -312,17 +314,18 @@ class LoadedModel(Inspecting):
                 "ask this one again."
             )
         check_media(trace)
-        talk = Conversation(tuple(dict(m) for m in trace.prompt.messages), trace.images, trace.audio)
+        talk = Conversation(tuple(dict(m) for m in trace.prompt.messages), trace.images, trace.audio, trace.video)
         with self._lock:
             self._usable()
             request = self._prompter.build(
-                talk, image_tokens=trace.settings.image_tokens, thinking=trace.settings.thinking
-            )
+                talk, image_tokens=trace.settings.image_tokens, thinking=trace.settings.thinking,
+                tools=trace.prompt.tools,
+            )  # fmt: skip
         if not np.array_equal(request.prompt.ids, trace.prompt.ids):
             raise TraceError(
                 f"The trace's prompt of {len(trace.prompt)} tokens cannot be rebuilt: its conversation and media now "
                 f"give {len(request.prompt)} tokens"
-                ". It was asked with tools=, which a trace does not keep, or its file was edited."
+                ". Its file was edited, or it is of another release of Transformers."
             )
         return request
 
@@ -397,7 +400,7 @@ class LoadedModel(Inspecting):
                 prepare_s=prepared - began, prefill_s=run.prefill_s, first_token_s=first,
                 decode_s=(float(tokens.time_s[-1]) - first) if len(tokens) else 0.0, total_s=ended - began,
             ),
-            finish=finish, segments=segments, images=request.images, audio=request.audio,
+            finish=finish, segments=segments, images=request.images, audio=request.audio, video=request.video,
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
         return trace, run

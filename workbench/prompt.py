@@ -4,7 +4,7 @@
 
 Two things are done that the processor alone does not do. Control tokens that somebody typed stay text: ``<turn|>`` in a
 question would otherwise end the turn, and ``<|audio|>`` would ask for a sound that is not there. And the features of a
-picture or sound are kept, so that a second question on it does not process it again.
+picture, sound or video are kept, so that a second question on it does not process it again.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.conversation import Conversation, conversation
-from workbench.errors import PromptError
-from workbench.media import Audio, Image
+from workbench.errors import MediaError, PromptError
+from workbench.media import Audio, Image, Video
+from workbench.spans import kinds_of
 from workbench.tools import mapped, schemas_of, texts_in
 from workbench.trace import Prompt, Segment
 
@@ -32,16 +33,15 @@ __all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "co
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)
 """Budgets of soft tokens an image that the image processor takes."""
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "model": "model", "assistant": "model",
-          "tool": "tool"}  # fmt: skip
+_Made = tuple[str, list[tuple[Any, Any, str]]]
 
 
 @dataclass(frozen=True, eq=False)
 class Feature:
-    """What the processor made of one picture or sound.
+    """What the processor made of one picture, sound or frame of a video.
 
     Attributes:
-        kind: ``image`` or ``audio``.
+        kind: ``image``, ``audio`` or ``video``.
         start, stop: Positions of its soft tokens.
         values: (n, 6912) float32 patches or (n, 640) float32 frames; n = stop - start.
         xy: (n, 2) int64 column and row of each patch; None for sounds.
@@ -65,7 +65,7 @@ class Request:
         ids: (1, T) int64.
         type_ids: (1, T) int64; 0 text, 1 image, 2 video, 3 audio.
         features: Of the media, in order of position.
-        images, audio: The media themselves.
+        images, audio, video: The media themselves.
     """
 
     prompt: Prompt
@@ -74,6 +74,7 @@ class Request:
     features: tuple[Feature, ...]
     images: tuple[Image, ...]
     audio: tuple[Audio, ...]
+    video: tuple[Video, ...] = ()
 
     def media_inputs(self, start: int = 0) -> dict[str, torch.Tensor]:
         """The model's media arguments for the soft tokens from position ``start`` on; media before it are left out."""
@@ -81,14 +82,15 @@ class Request:
 
         out: dict[str, torch.Tensor] = {}
         chosen = [f for f in self.features if f.start >= start]
-        pictures = [f for f in chosen if f.kind == "image"]
-        if pictures:
-            most = max(len(f.values) for f in pictures)
-            pad = torch.nn.functional.pad
-            out["pixel_values"] = torch.stack([pad(f.values, (0, 0, 0, most - len(f.values))) for f in pictures])
-            out["image_position_ids"] = torch.stack(
-                [pad(f.xy, (0, 0, 0, most - len(f.values)), value=-1) for f in pictures]
-            )
+        pad = torch.nn.functional.pad
+        for kind, pixels, places in (
+            ("image", "pixel_values", "image_position_ids"), ("video", "pixel_values_videos", "video_position_ids"),
+        ):  # fmt: skip
+            pictures = [f for f in chosen if f.kind == kind]
+            if pictures:
+                most = max(len(f.values) for f in pictures)
+                out[pixels] = torch.stack([pad(f.values, (0, 0, 0, most - len(f.values))) for f in pictures])
+                out[places] = torch.stack([pad(f.xy, (0, 0, 0, most - len(f.values)), value=-1) for f in pictures])
         sounds = [f.values for f in chosen if f.kind == "audio"]
         if sounds:
             out["input_features"] = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)
@@ -98,18 +100,18 @@ class Request:
 
 
 class Prompter:
-    """A processor, with memory for the features of the last pictures and sounds.
+    """A processor, with memory for the features of the last pictures, sounds and videos.
 
     Args:
         processor: The model's own, as ``AutoProcessor`` gives it.
-        keep: How many pictures and sounds to remember.
+        keep: How many pictures, sounds and videos to remember.
     """
 
     def __init__(self, processor: Any, keep: int = 16) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._keep = keep
-        self._features: OrderedDict[str, tuple[str, Any, Any]] = OrderedDict()
+        self._features: OrderedDict[str, _Made] = OrderedDict()
         control = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         self.control: dict[int, str] = {int(i): text for i, text in control.items()}
         longest_first = sorted(self.control.values(), key=len, reverse=True)
@@ -149,28 +151,30 @@ class Prompter:
             talk: From :func:`conversation`.
             image_tokens: At most so many soft tokens an image, one of :data:`IMAGE_TOKENS`; None takes the processor's.
             thinking: Put the thinking token at the head of the system turn.
-            tools: JSON schemas or functions, as the chat template takes them.
+            tools: JSON schemas or functions, as the chat template takes them; the schemas are kept in the prompt.
             generate: End with the opening of the model's turn.
 
         Raises:
-            PromptError: A budget that does not exist.
+            PromptError: A budget that does not exist, a tool that cannot be described.
+            MediaError: A video, and this model's processor has none for them.
         """
         import torch
 
         if image_tokens is not None and (isinstance(image_tokens, bool) or image_tokens not in IMAGE_TOKENS):
             raise PromptError(f"image_tokens={image_tokens!r}: expected one of {', '.join(map(str, IMAGE_TOKENS))}.")
-        made = {
-            "image": [self._picture(image, image_tokens) for image in talk.images],
-            "audio": [self._sound(sound) for sound in talk.audio],
-        }
-        messages, schemas, restore = self._neutral(talk.messages, schemas_of(tools))
+        pictures = [self._picture(image, image_tokens) for image in talk.images]
+        sounds = [self._sound(sound) for sound in talk.audio]
+        videos = [self._video(video) for video in talk.video]
+        given = schemas_of(tools)
+        messages, schemas, restore = self._neutral(talk.messages, given)
         text = self.processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking, tools=schemas or None
         )
         texts, _ = self.processor.get_text_with_replacements(
             [text],
-            images_replacements=[words for words, _, _ in made["image"]],
-            audio_replacements=[words for words, _, _ in made["audio"]],
+            images_replacements=[words for words, _ in pictures],
+            videos_replacements=[words for words, _ in videos],
+            audio_replacements=[words for words, _ in sounds],
         )
         ids = self._ids(texts[0], restore)
         types = np.zeros(len(ids), dtype=np.int64)
@@ -178,16 +182,23 @@ class Prompter:
             types[ids == self.media_ids[kind]] = value
         frame_ms = float(self.processor.audio_ms_per_token)
         places = {
-            "image": [_on_picture(im, xy) for im, (_, (_, xy), _) in zip(talk.images, made["image"], strict=True)],
-            "audio": [
-                _in_time(s, len(v), frame_ms) for s, (_, (v, _), _) in zip(talk.audio, made["audio"], strict=True)
+            "image": [_on_picture(im, xy) for im, (_, [(_, xy, _)]) in zip(talk.images, pictures, strict=True)],
+            "audio": [_in_time(s, len(v), frame_ms) for s, (_, [(v, _, _)]) in zip(talk.audio, sounds, strict=True)],
+            "video": [
+                {"media": k, **_on_picture(still, xy), **_shown(video, frame, len(xy))}
+                for k, (video, (_, parts)) in enumerate(zip(talk.video, videos, strict=True))
+                for frame, (still, (_, xy, _)) in enumerate(zip(video.stills, parts, strict=True))
             ],
         }
         segments = self.segments(ids, places)
+        made = {
+            kind: iter([part for _, parts in several for part in parts])
+            for kind, several in (("image", pictures), ("audio", sounds), ("video", videos))
+        }
         features = []
         for segment in segments:
             if segment.media is not None:
-                _, (values, xy), key = made[segment.kind][segment.media]
+                values, xy, key = next(made[segment.kind])
                 if len(values) != len(segment):
                     raise PromptError(
                         f"{segment.kind} {segment.media} has {len(values)} features but {len(segment)} places in the "
@@ -199,10 +210,12 @@ class Prompter:
             pieces=tuple(self.piece(i) for i in ids),
             segments=segments,
             messages=talk.messages,
+            tools=tuple(given),
         )
         return Request(
-            prompt, torch.from_numpy(ids)[None], torch.from_numpy(types)[None], tuple(features), talk.images, talk.audio
-        )
+            prompt, torch.from_numpy(ids)[None], torch.from_numpy(types)[None], tuple(features), talk.images,
+            talk.audio, talk.video,
+        )  # fmt: skip
 
     def _ids(self, text: str, restore: Mapping[str, str]) -> np.ndarray:
         if not restore:
@@ -241,34 +254,55 @@ class Prompter:
 
     # --- media ------------------------------------------------------------------------------------------------------
 
-    def _picture(self, image: Image, image_tokens: int | None) -> tuple[str, tuple[Any, Any], str]:
+    # Each gives the words that stand for one medium, and of each of its parts (a picture and a sound have one, a video
+    # one a frame) the values, their places and a key.
+
+    def _picture(self, image: Image, image_tokens: int | None) -> _Made:
         budget = image_tokens or self.processor.image_processor.max_soft_tokens
         key = hashlib.blake2b(image.data, person=b"image%d" % budget).hexdigest()
 
-        def make() -> tuple[str, Any, Any]:
+        def make() -> _Made:
             made = self.processor.image_processor([image.to_pil()], max_soft_tokens=budget, return_tensors="pt")
             n = int(made["num_soft_tokens_per_image"][0])
-            return (
-                self.processor.replace_image_token(made, image_idx=0),
-                made["pixel_values"][0, :n].clone(),
-                made["image_position_ids"][0, :n].clone(),
-            )
+            values, xy = made["pixel_values"][0, :n].clone(), made["image_position_ids"][0, :n].clone()
+            return self.processor.replace_image_token(made, image_idx=0), [(values, xy, key)]
 
-        words, values, xy = self._remember(key, make)
-        return words, (values, xy), key
+        return self._remember(key, make)
 
-    def _sound(self, sound: Audio) -> tuple[str, tuple[Any, None], str]:
+    def _sound(self, sound: Audio) -> _Made:
         key = hashlib.blake2b(sound.data, person=b"audio").hexdigest()
 
-        def make() -> tuple[str, Any, None]:
+        def make() -> _Made:
             made = self.processor.feature_extractor([sound.samples], return_tensors="pt")
             n = int(made["input_features_mask"][0].sum())
-            return self.processor.replace_audio_token(made, audio_idx=0), made["input_features"][0, :n].clone(), None
+            words = self.processor.replace_audio_token(made, audio_idx=0)
+            return words, [(made["input_features"][0, :n].clone(), None, key)]
 
-        words, values, _ = self._remember(key, make)
-        return words, (values, None), key
+        return self._remember(key, make)
 
-    def _remember(self, key: str, make: Any) -> tuple[str, Any, Any]:
+    def _video(self, video: Video) -> _Made:
+        from transformers.video_utils import VideoMetadata
+
+        reader = getattr(self.processor, "video_processor", None)
+        if reader is None:
+            raise MediaError(f"{video.name}: this model sees no videos. Pass single frames as images=.")
+        keys = [hashlib.blake2b(still.data, person=b"video%d" % reader.max_soft_tokens) for still in video.stills]
+        whole = hashlib.blake2b(b"".join([k.digest() for k in keys]) + video.seconds.tobytes(), person=b"video")
+
+        def make() -> _Made:
+            made = reader(
+                [video.frames], do_sample_frames=False, input_data_format="channels_last", return_tensors="pt"
+            )
+            n = int(made["num_soft_tokens_per_video"][0])
+            # one a second, so that the "frame numbers" are the seconds each frame is shown at, even or not
+            times = VideoMetadata(total_num_frames=len(video), fps=1.0, frames_indices=video.seconds.tolist())
+            words = self.processor.replace_video_token({**made, "video_metadata": [times]}, video_idx=0)
+            values, xy = made["pixel_values_videos"][:, :n], made["video_position_ids"][:, :n]
+            return words, [(v.clone(), p.clone(), k.hexdigest()) for v, p, k in zip(values, xy, keys, strict=True)]
+
+        return self._remember(whole.hexdigest(), make)
+
+    def _remember(self, key: str, make: Callable[[], _Made]) -> _Made:
         found = self._features.pop(key, None)
         found = make() if found is None else found
         self._features[key] = found
@@ -295,12 +329,14 @@ class Prompter:
             role: Whose turn the first id lies in (for answers: ``model``).
 
         Returns:
-            Segments that cover ``start`` to ``start + n``, in order.
+            Segments that cover ``start`` to ``start + n``, in order. A thought, a declaration, a call and a result is a
+            segment each; results have the role ``tool``.
         """
-        kinds, roles = self._kinds(ids, role)
+        kinds, roles, spans = kinds_of(ids, self.control, self.piece, self.media_ids, role)
         out: list[Segment] = []
         seen = dict.fromkeys(self.media_ids, 0)
-        edges = [k for k in range(1, len(ids)) if (kinds[k], roles[k]) != (kinds[k - 1], roles[k - 1])]
+        what = list(zip(kinds, roles, spans, strict=True))
+        edges = [k for k in range(1, len(ids)) if what[k] != what[k - 1]]
         for a, b in zip([0, *edges], [*edges, len(ids)], strict=True):
             kind = kinds[a] if len(ids) else ""
             if a == b:
@@ -312,53 +348,6 @@ class Prompter:
             out.append(Segment(kind, start + a, start + b, role=roles[a], **more))
         return tuple(out)
 
-    def _kinds(self, ids: np.ndarray, role: str | None) -> tuple[list[str], list[str | None]]:
-        name = self.control
-        spans = {
-            "<|channel>": ("thought", "<channel|>"),
-            "<|tool>": ("tool", "<tool|>"),
-            "<|tool_call>": ("tool", "<tool_call|>"),
-            "<|tool_response>": ("tool", "<tool_response|>"),
-        }
-        media = {i: kind for kind, i in self.media_ids.items()}
-        kinds: list[str] = []
-        roles: list[str | None] = []
-        inside: tuple[str, str] | None = None
-        heading: str | None = None  # the role's name as it is being read
-        after_turn = False
-        for i in ids.tolist():
-            text = name.get(i)
-            mine = role
-            if text == "<|turn>":
-                kind, heading, inside = "control", "", None
-                mine = role = None
-            elif heading is not None:
-                kind = "control"
-                heading += self.piece(i)
-                if "\n" in heading:
-                    role = _ROLES.get(heading.strip(), heading.strip())
-                    heading = None
-                mine = None
-            elif text == "<turn|>":
-                kind, inside, mine, role = "control", None, None, None
-            elif after_turn and text is None and self.piece(i) == "\n":
-                kind, mine = "control", None
-            elif i in media:
-                kind = media[i]
-            elif text in spans and inside is None:
-                inside = spans[text]
-                kind = inside[0]
-            elif inside is not None:
-                kind = inside[0]
-                if text == inside[1]:
-                    inside = None
-            else:
-                kind = "text" if text is None else "control"
-            after_turn = text == "<turn|>"
-            kinds.append(kind)
-            roles.append(mine)
-        return kinds, roles
-
 
 def _on_picture(image: Image, xy: torch.Tensor) -> dict[str, Any]:
     """Where each patch lies on the original: the processor stretches the whole picture over the whole grid."""
@@ -366,6 +355,11 @@ def _on_picture(image: Image, xy: torch.Tensor) -> dict[str, Any]:
     at = xy.numpy().astype(np.float64)
     size = np.array([image.width / cols, image.height / rows])
     return {"rows": rows, "cols": cols, "boxes": _frozen(np.hstack([at * size, (at + 1) * size]).astype(np.float32))}
+
+
+def _shown(video: Video, frame: int, n: int) -> dict[str, Any]:
+    """When a frame of a video is shown, for each of its n patches."""
+    return {name: _frozen(np.full(n, getattr(video, name)[frame])) for name in ("start_ms", "end_ms")}
 
 
 def _in_time(sound: Audio, n: int, frame_ms: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 
 from workbench.columns import KINDS, SOURCES, Prompt, Rounds, Segment, Token, Tokens
 from workbench.errors import TraceError
-from workbench.media import Audio, Image
+from workbench.media import Audio, Image, Video
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +185,7 @@ class Trace:
     segments: tuple[Segment, ...] = ()
     images: tuple[Image, ...] = ()
     audio: tuple[Audio, ...] = ()
-    video: tuple[Any, ...] = ()
+    video: tuple[Video, ...] = ()
     readings: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
 

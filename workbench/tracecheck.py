@@ -13,9 +13,9 @@ import numpy as np
 
 from workbench.columns import SOURCES, Rounds, Segment, Tokens
 from workbench.errors import PromptError, TraceError
-from workbench.media import Audio, Image
+from workbench.media import Audio, Image, Video
 from workbench.trace import Trace
-from workbench.turns import check_extras
+from workbench.turns import EXTRAS, check_extras
 
 __all__ = ["MAX_DECODED", "MAX_MEDIA", "READING_NAME", "check"]
 
@@ -93,9 +93,9 @@ def _messages(trace: Trace, media: Mapping[str, int]) -> None:
                 continue
             n = media.get(kind, 0) if isinstance(kind, str) else 0
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < n:
-                raise TraceError(f"turn {k} has a part {part!r:.80}. Expected a text, a picture or a sound of it.")
+                raise TraceError(f"turn {k} has a part {part!r:.80}. Expected a text, or one of its media.")
         try:
-            check_extras(f"turn {k}", {n: message[n] for n in ("name", "tool_calls") if n in message})
+            check_extras(f"turn {k}", {n: message[n] for n in EXTRAS if n in message})
         except PromptError as error:
             raise TraceError(str(error)) from None
 
@@ -140,12 +140,12 @@ def _tiling(where: str, segments: tuple[Segment, ...], start: int, stop: int) ->
 
 
 def _media(trace: Trace) -> None:
-    if trace.video:
-        raise TraceError("it holds video, which the format does not keep yet.")
-    if not all(isinstance(m, Image) for m in trace.images) or not all(isinstance(m, Audio) for m in trace.audio):
-        raise TraceError("its media are not what workbench.media loads.")
-    count = len(trace.images) + len(trace.audio)
+    for media, kind in ((trace.images, Image), (trace.audio, Audio), (trace.video, Video)):
+        if not all(isinstance(m, kind) for m in media):
+            raise TraceError("its media are not what workbench.media loads.")
+    count = len(trace.images) + len(trace.audio) + sum(len(m) for m in trace.video)
     held = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
+    held += sum(m.nbytes for m in trace.video)
     if count > MAX_MEDIA or held > MAX_DECODED:
         raise TraceError(f"{count} media of {held:,} bytes decoded. Expected at most {MAX_MEDIA} and {MAX_DECODED:,}.")
 

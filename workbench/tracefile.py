@@ -11,7 +11,8 @@
     drafts.parquet      a row a place for a draft, k for each round: draft_ids, draft_logprob, target_logprob
     boxes.parquet       a row a token of each segment with "boxes": left, top, right, bottom, in pixels
     times.parquet       a row a token of each segment with "times": start_ms, end_ms
-    media/HASH.EXT      Image.data and Audio.data by their SHA-256, each once; png, jpg, webp, wav
+    media/HASH.EXT      Image.data and Audio.data by their SHA-256, each once; png, jpg, webp, wav; of a video a png
+                        a frame, whose times stand in trace.json
     readings/NAME/meta.json, readings/NAME/ARRAY.npy
 
 Readings, in memory ``Trace.readings``, are saved answers of an Inspector:
@@ -41,7 +42,7 @@ import numpy as np
 from workbench.archive import Archive, array_bytes, json_bytes, write
 from workbench.columns import Prompt, Rounds, Segment, Tokens
 from workbench.errors import MediaError, TraceError
-from workbench.media import Audio, Image, audio_from_record, display_name, image_from_record
+from workbench.media import Audio, Image, Video, audio_from_record, display_name, image_from_record, video_from_record
 from workbench.parquet import MAX_ROWS, table_bytes
 from workbench.trace import ModelInfo, Settings, Timing, Trace, Usage
 from workbench.tracecheck import MAX_DECODED, MAX_MEDIA, READING_NAME, check
@@ -102,11 +103,12 @@ def _members(trace: Trace) -> dict[str, bytes]:
                  "drafts": r.draft_ids.shape[1], "pieces": len(t.top_pieces)},
         "prompt_logprob": p.logprob is not None,
         "settings": asdict(trace.settings), "model": asdict(trace.model), "usage": asdict(trace.usage),
-        "timing": asdict(trace.timing), "messages": [dict(m) for m in p.messages],
+        "timing": asdict(trace.timing), "messages": [dict(m) for m in p.messages], "tools": list(p.tools),
         "prompt_segments": [_segment_record(s) for s in p.segments],
         "answer_segments": [_segment_record(s) for s in trace.segments],
         "images": [_media_record(m) for m in trace.images],
         "audio": [{**_media_record(m), "rate_in": m.rate_in, "channels_in": m.channels_in} for m in trace.audio],
+        "video": [_video_record(m) for m in trace.video],
         "readings": {name: sorted(reading["arrays"]) for name, reading in sorted(trace.readings.items())},
     }  # fmt: skip
     prompt: dict[str, Any] = {"token_id": p.ids, "piece": p.pieces}
@@ -155,12 +157,21 @@ def _media_record(media: Image | Audio) -> dict[str, Any]:
             "notes": list(media.notes)}  # fmt: skip
 
 
+def _video_record(video: Video) -> dict[str, Any]:
+    shown = zip(video.stills, video.seconds.tolist(), strict=True)
+    return {
+        "name": video.name, "sha256": video.sha256, "duration_ms": video.duration_ms, "fps": video.fps,
+        "frames_in": video.frames_in, "notes": list(video.notes),
+        "frames": [{"stored": sha256(still.data).hexdigest(), "seconds": seconds} for still, seconds in shown],
+    }  # fmt: skip
+
+
 def _media_member(media: Image | Audio) -> str:
     return f"media/{sha256(media.data).hexdigest()}.{_EXTENSION[media.mime]}"
 
 
 def _all_media(trace: Trace) -> list[Image | Audio]:
-    return [*trace.images, *trace.audio]
+    return [*trace.images, *trace.audio, *(still for video in trace.video for still in video.stills)]
 
 
 # --- loading --------------------------------------------------------------------------------------------------------
@@ -213,10 +224,11 @@ def _trace(archive: Archive) -> Trace:
     made |= {name: column.reshape(rounds, drafts) for name, column in archive.table(
         "drafts.parquet", {name: Rounds.DTYPES[name] for name in _DRAFTS}, rounds * drafts).items()}  # fmt: skip
     prompt, answer = _segments(archive, about)
-    images, audio = _media(archive, about)
+    images, audio, video = _media(archive, about)
     trace = Trace(
         text=_get(about, "text", str), thought=_get(about, "thought", str), finish=_get(about, "finish", str),
-        created=_get(about, "created", str), images=images, audio=audio, readings=_readings(archive, about),
+        created=_get(about, "created", str), images=images, audio=audio, video=video,
+        readings=_readings(archive, about),
         prompt=_prompt(archive, about, _count(rows, "prompt"), prompt),
         tokens=Tokens(
             **columns, **{name: column.reshape(n, k) for name, column in top.items()},
@@ -252,7 +264,8 @@ def _prompt(archive: Archive, about: dict, rows: int, segments: tuple[Segment, .
             for part in parts
         ):  # fmt: skip
             raise TraceError("trace.json in it: a message without a role and content.")
-    return Prompt(table["token_id"], table["piece"], segments, tuple(messages), table.get("logprob"))
+    tools = tuple(_get(about, "tools", list)) if "tools" in about else ()  # older files have none
+    return Prompt(table["token_id"], table["piece"], segments, tuple(messages), table.get("logprob"), tools)
 
 
 def _segments(archive: Archive, about: dict) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
@@ -294,35 +307,57 @@ _SEGMENT = {"kind": str, "start": int, "stop": int, "media": int, "role": str, "
             "boxes": bool, "times": bool}  # fmt: skip
 
 
-def _media(archive: Archive, about: dict) -> tuple[tuple[Image, ...], tuple[Audio, ...]]:
-    """Pictures and sounds, decoded once however often they are named, and never more than ``MAX_DECODED``."""
+def _media(archive: Archive, about: dict) -> tuple[tuple[Image, ...], tuple[Audio, ...], tuple[Video, ...]]:
+    """Pictures, sounds and videos, decoded once however often they are named, and never more than ``MAX_DECODED``."""
     decoded: dict[tuple, Any] = {}
     held = 0
+
+    def stored(hash_: str, mime: str) -> bytes:
+        data = archive.read(f"media/{hash_}.{_EXTENSION.get(mime, '?')}")
+        if sha256(data).hexdigest() != hash_:
+            raise TraceError(f"media/{hash_} in it is not what was saved: its hash is another. Copy it anew.")
+        return data
 
     def read(record: Any, make: Callable[..., Any], more: Sequence[str]) -> Any:
         nonlocal held
         record = record if isinstance(record, dict) else {}
-        stored, mime = _get(record, "stored", str), _get(record, "mime", str)
+        hash_, mime = _get(record, "stored", str), _get(record, "mime", str)
         notes = tuple(_strings(record, "notes"))
         named = (_get(record, "name", str), _get(record, "sha256", str), mime)
-        key = (stored, *named, notes, *(_count(record, name) for name in more))
+        key = (hash_, *named, notes, *(_count(record, name) for name in more))
         if key not in decoded:
             if held > MAX_DECODED:
                 raise TraceError(f"its media unpack to more than {MAX_DECODED:,} bytes.")
-            data = archive.read(f"media/{stored}.{_EXTENSION.get(mime, '?')}")
-            if sha256(data).hexdigest() != stored:
-                raise TraceError(f"media/{stored} in it is not what was saved: its hash is another. Copy it anew.")
-            made = make(*named, data, notes=notes, **dict(zip(more, key[5:], strict=True)))
+            made = make(*named, stored(hash_, mime), notes=notes, **dict(zip(more, key[5:], strict=True)))
             held += (made.pixels if isinstance(made, Image) else made.samples).nbytes
             decoded[key] = made
         return decoded[key]
 
+    def read_video(record: Any) -> Video:
+        nonlocal held
+        record = record if isinstance(record, dict) else {}
+        frames = _get(record, "frames", list)
+        if held > MAX_DECODED or not all(isinstance(frame, dict) for frame in frames):
+            raise TraceError(f"its media unpack to more than {MAX_DECODED:,} bytes, or are no frames.")
+        made = video_from_record(
+            _get(record, "name", str), _get(record, "sha256", str),
+            [stored(_get(frame, "stored", str), "image/png") for frame in frames],
+            [float(_get(frame, "seconds", float)) for frame in frames],
+            duration_ms=_get(record, "duration_ms", float), fps=_get(record, "fps", float),
+            frames_in=_count(record, "frames_in"), notes=_strings(record, "notes"),
+        )  # fmt: skip
+        held += made.nbytes
+        return made
+
     images, audio = _get(about, "images", list), _get(about, "audio", list)
-    if len(images) + len(audio) > MAX_MEDIA:
+    video = _get(about, "video", list) if "video" in about else []  # older files have none
+    shown = [record.get("frames") for record in video if isinstance(record, dict)]
+    if len(images) + len(audio) + sum(len(frames) for frames in shown if isinstance(frames, list)) > MAX_MEDIA:
         raise TraceError(f"it has more than {MAX_MEDIA} media.")
     return (
         tuple(read(record, image_from_record, ()) for record in images),
         tuple(read(record, audio_from_record, ("rate_in", "channels_in")) for record in audio),
+        tuple(read_video(record) for record in video),
     )
 
 

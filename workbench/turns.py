@@ -7,7 +7,11 @@ from typing import Any
 
 from workbench.errors import PromptError
 
-__all__ = ["check_extras", "sound_text"]
+__all__ = ["EXTRAS", "check_extras", "sound_text"]
+
+EXTRAS = ("name", "tool_calls", "reasoning")
+"""What a turn may have besides its role and content: whose result it is, what the model called, and what it thought
+before a call (templates keep a thought within a turn that goes on, and drop it from those that are over)."""
 
 
 def sound_text(name: str, text: str) -> str:
@@ -27,10 +31,12 @@ def check_extras(where: str, more: Mapping[str, Any]) -> None:
     """Check what a turn has besides its role and content, as the chat template takes it.
 
     Raises:
-        PromptError: ``name`` is no text, or ``tool_calls`` no list of ``{"function": {"name": …, "arguments": …}}``.
+        PromptError: ``name`` or ``reasoning`` is no text, or ``tool_calls`` no list of
+            ``{"function": {"name": …, "arguments": …}}``.
     """
-    if not isinstance(more.get("name", ""), str):
-        raise PromptError(f"{where} has name {more['name']!r}; expected text.")
+    for field in ("name", "reasoning"):
+        if not isinstance(more.get(field, ""), str):
+            raise PromptError(f"{where} has {field} {more[field]!r}; expected text.")
     calls = more.get("tool_calls", [])
     ok = isinstance(calls, (list, tuple)) and all(
         isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)
