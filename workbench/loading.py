@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import platform
+import re
 import sys
 import threading
+import traceback
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,15 +18,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from workbench import masks
+from workbench import headers, masks
 from workbench.catalog import CATALOG, Entry, find
 from workbench.drafting import check_fit
-from workbench.errors import Incompatible, ModelError
+from workbench.errors import DoesNotFit, Incompatible, ModelError
+from workbench.fetching import fetch, fetched
 from workbench.model import LoadedModel
-from workbench.planning import plan, refuse
+from workbench.planning import made_of, plan, refuse
 from workbench.trace import ModelInfo
 
-__all__ = ["check_versions", "fetched", "load", "loaded", "unload"]
+__all__ = ["check_versions", "load", "loaded", "unload"]
 
 _HASH_WHOLE = 256 << 20  # bytes; larger weights are hashed by header and samples
 REFUSED = "transformers 5.20.2 to 5.22.x work; 5.18 and 5.19 fail to draft, 5.23.0 cannot build the drafter"
@@ -75,7 +79,9 @@ def load(
         Incompatible: A release of Transformers or torch that does not work, or a drafter of another model.
     """
     entry = find(variant if variant is not None else name)
-    draws = _drafter_source(drafter, find(name) if variant is not None else entry)
+    # an official variant has a drafter of its own, and so has what was made of it; others take that of ``name``
+    of = find(made_of(entry))
+    draws = _drafter_source(drafter, of if of.of else find(name) if variant is not None else entry)
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     if revision is not None and (not isinstance(revision, str) or not revision.strip()):
@@ -100,7 +106,13 @@ def load(
                     draws = entry.qat_drafter if drafter is None else draws
                     entry = replace(entry, source=made.variant)
                 quantization = made.quantization if entry.gigabytes else quantization
-            held.models[key] = _load(entry, revision, quantization, made.device, context, draws, progress)
+            room = None if force or entry.name == "pocket" else made.name
+            try:
+                model = _load(entry, revision, quantization, made.device, context, draws, progress, room)
+            except BaseException as error:
+                _let_go(error)
+                raise
+            held.models[key] = model
         return held.models[key]
 
 
@@ -173,7 +185,10 @@ def _device(asked: str | None, entry: Entry) -> str:
         kind = torch.device(asked).type
     except RuntimeError:
         raise ModelError(f"device={asked!r} is not a device that torch knows; try cpu, cuda or mps.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+        "xpu": torch.xpu.is_available(),
+    }  # fmt: skip
     if not there.get(kind, False):
         raise ModelError(f"device={asked!r} is not there: `workbench doctor` says what is. Pass device='cpu'.")
     return str(torch.device(asked))
@@ -181,8 +196,9 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 def _load(
     entry: Entry, revision: str | None, quantization: str | None, device: str, context: int | None, drafter: str,
-    progress: bool,
+    progress: bool, room: str | None,
 ) -> LoadedModel:  # fmt: skip
+    """Read a model. ``room``: what to call it if the memory that the plan found has gone; None does not look again."""
     import torch
     import transformers
     from transformers.utils import logging as bars
@@ -190,16 +206,21 @@ def _load(
     from workbench.packed import count
     from workbench.quantization import held_as
 
-    folder = fetched(entry, revision)
+    folder = fetched(entry, revision, progress=progress)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} holds no *.safetensors: the weights of {entry.name} are missing.")
+    headers.whole(folder)
     config = _config(entry.name, folder)
     limit = int(config.get_text_config().max_position_embeddings)
     if context is not None and context > limit:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
-    draws = _drafter_folder(drafter, config)
+    draws = _drafter_folder(drafter, config, progress=progress)
     held, how = _from(entry.name, folder, lambda: held_as(folder, quantization, device))
+    if room is not None:  # fetching takes an hour, and other programs take memory meanwhile
+        now = plan(
+            folder, quantization=quantization, device=device, drafter=bool(draws), context=context, measure=False
+        )
+        if not now.fits:
+            raise refuse(replace(now, name=room))
     quiet = not progress or entry.name == "pocket"
     had_bars = bars.is_progress_bar_enabled()
     if quiet:
@@ -209,7 +230,7 @@ def _load(
             folder, local_files_only=True
         ))  # fmt: skip
         transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device, **how)
-        assistant = draws and _drafter(drafter, draws, transformer, dtype, device)
+        assistant = draws and _drafter(draws, dtype, device)
     finally:
         if had_bars:
             bars.enable_progress_bar()
@@ -225,6 +246,7 @@ def _load(
         own = drafter == CATALOG["pocket"].drafter
         info = replace(info, drafter="pocket-drafter" if own else drafter, drafter_hash=_weights_hash(draws))
         _warn_of_another_target(assistant, drafter, entry, folder)
+        _warn_of_another_kind(drafter, made_of(entry))
     model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
         shown = CATALOG.get(entry.name)
@@ -248,8 +270,41 @@ def _from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
 
     try:
         return read()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        # torch has a kind of error of its own for CUDA alone; Transformers passes on their words
+        if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error), re.IGNORECASE):
+            raise DoesNotFit(
+                f"Memory ran out while {name} was read from {folder}; what had been read is let go. Something else "
+                "took the memory that the plan found free, or force=True went past it: `workbench plan` counts again."
+            ) from error
         raise ModelError(f"{name} could not be loaded from {folder}: {error}") from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what was read before an error: a notebook keeps the error, and its frames would keep the weights.
+
+    ``traceback.clear_frames`` leaves out the callers of the place where an error was caught and kept for later.
+    """
+    import torch
+
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            for place, _line in traceback.walk_tb(one.__traceback__):
+                frame: types.FrameType | None = place
+                while frame is not None:
+                    try:
+                        frame.clear()
+                    except RuntimeError:  # it is running still, and so are its callers
+                        break
+                    frame = frame.f_back
+            todo += [one.__cause__, one.__context__]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str, **how: Any) -> Any:
@@ -289,11 +344,11 @@ def _config(name: str, folder: Path) -> Any:
     return _from(name, folder, lambda: transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
 
 
-def _drafter_folder(source: str, model: Any) -> Path | None:
+def _drafter_folder(source: str, model: Any, *, progress: bool) -> Path | None:
     """Where the drafter lies; one that does not fit a model of this configuration is refused."""
     if not source:
         return None
-    folder = Path(source) if Path(source).is_dir() else _fetch("the drafter", source, None, 0.9)
+    folder = Path(source) if Path(source).is_dir() else fetch("the drafter", source, gigabytes=0.9, progress=progress)
     config = _config("the drafter", folder)
     if not config.model_type.endswith("_assistant"):
         raise Incompatible(f"{source} is no drafter but a {config.model_type}; Gemma 4's end in -assistant.")
@@ -301,18 +356,23 @@ def _drafter_folder(source: str, model: Any) -> Path | None:
     return folder
 
 
-def _drafter(source: str, folder: Path, transformer: Any, dtype: Any, device: str) -> Any:
+def _drafter(folder: Path, dtype: Any, device: str) -> Any:
     """The assistant model."""
     import transformers
 
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(_config("the drafter", folder))]
-    target = str(transformer.name_or_path)
-    if "-qat-" in target and "-qat-" not in source:
+    return _weights("the drafter", kind, folder, dtype, device)
+
+
+def _warn_of_another_kind(source: str, target: str) -> None:
+    """Say that one of a pair was trained for 4 bits and the other was not; their ids tell."""
+    ours, theirs = ("4 bits" if "-qat-" in name else "16 bits" for name in (source, target))
+    if ours != theirs and source.startswith("google/") and target.startswith("google/"):
         warnings.warn(
-            f"{source} was made for the 16-bit weights, {target} is trained for 4 bits: fewer drafts will be kept.",
+            f"The drafter {source} was trained with weights of {ours}, {target} are weights of {theirs}: the answers "
+            "are the same, fewer drafts will be kept. drafter=None takes the right one.",
             stacklevel=2,
         )
-    return _weights("the drafter", kind, folder, dtype, device)
 
 
 def _warn_of_another_target(assistant: Any, source: str, entry: Entry, folder: Path) -> None:
@@ -327,36 +387,6 @@ def _warn_of_another_target(assistant: Any, source: str, entry: Entry, folder: P
             "fewer drafts will be kept.",
             stacklevel=2,
         )
-
-
-def fetched(entry: Entry, revision: str | None = None) -> Path:
-    """The folder of a model, fetched if it is not on this disk.
-
-    Raises:
-        ModelError: There is no such model, or it could not be fetched.
-    """
-    return Path(entry.source) if entry.local else _fetch(entry.name, entry.source, revision, entry.gigabytes)
-
-
-def _fetch(name: str, source: str, revision: str | None, gigabytes: float) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return Path(huggingface_hub.snapshot_download(source, revision=revision))
-    except RepositoryNotFoundError:
-        raise ModelError(
-            f"The hub has no model {source!r}, or it is closed to you: log in with `hf auth login`."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"{name} ({source}, about {gigabytes:g} GB) is not on this disk and could not be fetched: {error}"
-        ) from error
 
 
 def _info(

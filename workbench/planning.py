@@ -20,7 +20,7 @@ from workbench.catalog import CATALOG, Entry, find
 from workbench.errors import DoesNotFit, ModelError
 from workbench.machine import Device, Machine, Pace, machine, pace
 
-__all__ = ["LoadPlan", "Option", "plan", "refuse"]
+__all__ = ["LoadPlan", "Option", "made_of", "plan", "refuse"]
 
 CONTEXT = 8192  # tokens whose keys and values are counted when no context is asked for; the cache grows as it is used
 _DRAFTER = 0.85e9  # bytes of a drafter in 16 bit (423 M parameters)
@@ -174,7 +174,9 @@ def plan(
         if context > limit:
             raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
     here = here or machine()
-    made = _looked_at(entry, source, quantization, device, drafter, context or CONTEXT, here)
+    made = _looked_at(
+        entry, source, quantization, device, drafter, context or CONTEXT, here, chosen=variant is not None
+    )
     if not made.fits:
         return replace(made, advice=_nearest(entry, made.taken, made.context, here))
     if measure and made.device == "cpu" and entry.name != "pocket" and made.taken.weights:
@@ -184,7 +186,7 @@ def plan(
 
 def _looked_at(
     entry: Entry, source: Entry, quantization: str | None, device: str | None,
-    drafter: str | os.PathLike | bool | None, tokens: int, here: Machine,
+    drafter: str | os.PathLike | bool | None, tokens: int, here: Machine, *, chosen: bool = False,
 ) -> LoadPlan:  # fmt: skip
     """The plan without what is measured and without advice."""
     devices = [d for d in here.devices if device is None or device in (d.name, d.name.partition(":")[0])]
@@ -196,7 +198,7 @@ def _looked_at(
     options = [
         _option(kind, scheme, where, tokens, here, drafter=with_drafter)
         for where in devices
-        for kind, scheme in _ways(source, quantization, where, chosen=source is not entry)
+        for kind, scheme in _ways(source, quantization, where, chosen=chosen)
     ]
     nearest = min(range(len(options)), key=lambda k: options[k].bytes - (options[k].free or 0))
     best = next((k for k, o in enumerate(options) if o.fits), nearest)
@@ -326,6 +328,14 @@ def _fetched(entry: Entry) -> float:
     if entry.packed and entry.of:  # 4 bits and a 16-bit scale for 32 of them; the embedding in 16 bit
         return shape.linear * 0.5625 + (shape.embeddings + shape.elsewhere) * 2
     return shape.weights * 2.0
+
+
+def made_of(entry: Entry) -> str:
+    """The hub id that weights were made of: of a packed folder, what it says; of others, what they are."""
+    if not entry.local:
+        return entry.source
+    declared = headers.config(Path(entry.source)).get("quantization_config") or {}
+    return str(declared.get("source") or entry.source)
 
 
 def _stored(folder: Path) -> str:

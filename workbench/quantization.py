@@ -73,11 +73,13 @@ class PackedConfig(QuantizationConfigMixin):
         group_size: Of int4; always 32.
         device: Where the layers will run; they are packed for it.
         rounding: In a stored folder: what rounding did, in words.
+        source: In a stored folder: the hub id it was made of; it says which drafter goes with it.
     """
 
     def __init__(
-        self, scheme: str = "int4", group_size: int = grid.GROUP, device: str = "cpu", rounding: str = "", **more: Any
-    ) -> None:
+        self, scheme: str = "int4", group_size: int = grid.GROUP, device: str = "cpu", rounding: str = "",
+        source: str = "", **more: Any,
+    ) -> None:  # fmt: skip
         more.pop("quant_method", None)
         if scheme not in SCHEMES or group_size != grid.GROUP or more:
             also = f", with {sorted(more)}" if more else ""
@@ -86,7 +88,8 @@ class PackedConfig(QuantizationConfigMixin):
                 f"this version reads {', '.join(SCHEMES)} in groups of {grid.GROUP}."
             )
         self.quant_method = METHOD
-        self.scheme, self.group_size, self.device, self.rounding = scheme, group_size, device, rounding
+        self.scheme, self.group_size, self.device = scheme, group_size, device
+        self.rounding, self.source = rounding, source
 
 
 class _Pack(ConversionOps):
@@ -109,7 +112,7 @@ class _Pack(ConversionOps):
         if self.quantizer.wrong is None:
             try:
                 take_weight(layer, tensor, self.quantizer.quantization_config.device, full_layer_name)
-            except ModelError as error:
+            except (ModelError, MemoryError, RuntimeError) as error:  # the last when torch finds no memory
                 self.quantizer.wrong = error
         return {}
 
@@ -146,7 +149,7 @@ class PackedQuantizer(HfQuantizer):
         kwargs["pre_quantized"] = False  # stored or not: this hands each tensor to the operation above as it is read
         super().__init__(quantization_config, **kwargs)
         self.rounding: grid.Rounding | None = None
-        self.wrong: ModelError | None = None  # the first weight that could not be packed
+        self.wrong: Exception | None = None  # the first weight that could not be packed
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         """Whether a key is a plain weight of a packed layer."""

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from workbench import headers
 from workbench.catalog import find
 from workbench.errors import DoesNotFit, Incompatible, ModelError
-from workbench.loading import check_versions, fetched
+from workbench.fetching import fetched
+from workbench.loading import check_versions
 
 __all__ = ["Files", "quantize"]
 
@@ -59,10 +61,8 @@ def quantize(
     target = Path(to).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is there already; give a folder that does not exist yet.")
-    source = fetched(entry, revision)
-    files = sorted(source.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{source} holds no *.safetensors: the weights of {entry.name} are missing.")
+    source = fetched(entry, revision, progress=report is not None)
+    files = headers.whole(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     size, free = sum(f.stat().st_size for f in files), shutil.disk_usage(target.parent).free
     needed = size if scheme == "int8" else size * 6 // 10  # never less than what comes out, whatever goes in
@@ -72,7 +72,7 @@ def quantize(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     try:
-        rounding = _write(source, files, part, scheme, report)
+        rounding = _write(source, files, part, scheme, "" if entry.local else entry.source, report)
         if target.exists():
             target.rmdir()
         part.rename(target)
@@ -82,7 +82,9 @@ def quantize(
     return rounding
 
 
-def _write(source: Path, files: list[Path], part: Path, scheme: str, report: Callable[[str], Any] | None) -> str:
+def _write(
+    source: Path, files: list[Path], part: Path, scheme: str, made: str, report: Callable[[str], Any] | None
+) -> str:
     import torch
     from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForMultimodalLM
@@ -129,7 +131,8 @@ def _write(source: Path, files: list[Path], part: Path, scheme: str, report: Cal
     settings = json.loads((source / "config.json").read_text("utf-8"))
     settings.get("text_config", {}).pop("quantization_config", None)
     settings["quantization_config"] = {
-        "quant_method": METHOD, "scheme": scheme, "group_size": grid.GROUP, "rounding": words
+        "quant_method": METHOD, "scheme": scheme, "group_size": grid.GROUP, "rounding": words,
+        "source": made,
     }  # fmt: skip
     (part / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     for file in source.iterdir():
