@@ -126,18 +126,20 @@ def heat(trace: Trace, made: Map) -> go.Figure:
         width, height = image.width / cols, image.height / rows
         return _figure(
             [{"type": "heatmap", "z": made.values.tolist(), "x0": width / 2, "dx": width, "y0": height / 2,
-              "dy": height, "colorscale": _SCALE, "opacity": 0.6, "colorbar": {"title": {"text": text(made.unit)}},
+              "dy": height, "colorscale": _SCALE, "opacity": 0.6,
+              "colorbar": {"title": {"text": html.escape(made.unit)}},
               "hovertemplate": "%{z:.4f}<extra></extra>"}],
             images=[{"source": url, "xref": "x", "yref": "y", "x": 0, "y": 0, "sizex": image.width,
                      "sizey": image.height, "sizing": "stretch", "layer": "below"}],
             xaxis={"range": [0, image.width], "constrain": "domain", "showgrid": False},
-            yaxis={"range": [image.height, 0], "scaleanchor": "x", "showgrid": False}, title={"text": text(made.about)},
+            yaxis={"range": [image.height, 0], "scaleanchor": "x", "showgrid": False},
+            title={"text": html.escape(made.about)},
         )  # fmt: skip
     if made.kind == "audio" and made.start_ms is not None and made.end_ms is not None:
         return _figure(
             [{"type": "bar", "x": ((made.start_ms + made.end_ms) / 2).tolist(), "y": made.values.tolist(),
               "width": (made.end_ms - made.start_ms).tolist(), "marker": {"color": BLUE}}],
-            xaxis={"title": "ms"}, yaxis={"title": text(made.unit)}, title={"text": text(made.about)},
+            xaxis={"title": "ms"}, yaxis={"title": html.escape(made.unit)}, title={"text": html.escape(made.about)},
         )  # fmt: skip
     raise TraceError(
         f"A map over {made.kind} {made.media} of this trace cannot be drawn: expected an image or a sound."

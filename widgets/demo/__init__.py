@@ -13,6 +13,8 @@ command.py   the command: links, rehearsal, shutdown    options.py   what can be
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import WorkbenchError
+
 if TYPE_CHECKING:
     from widgets.demo.app import Demo, build
     from widgets.demo.line import Limits
@@ -28,7 +30,14 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'widgets.demo' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"widgets.demo.{_WHERE[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"widgets.demo.{_WHERE[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise WorkbenchError(
+            "The demo needs gradio: pip install 'gemma-workbench[demo]', or python start.py demo."
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -45,13 +45,13 @@ def weights(answer: Any) -> str:
     "05.2", "who may look at whom",
     hints=(
         "Full layers: k <= q. Sliding layers: the same, and also q - k < window.",
-        "Within a picture a sliding layer looks forward too: k <= q or same_picture; and always |q - k| < window.",
+        "Within a picture a sliding layer looks ahead too: k <= q or same_picture. The window is for looking back.",
     ),
     solution="""
 def answer(q, k, sliding, window, same_picture):
     if not sliding:
         return k <= q
-    return abs(q - k) < window and (k <= q or same_picture)
+    return q - k < window and (k <= q or same_picture)
 """,
 )  # fmt: skip
 def allowed(answer: Any) -> str:
@@ -59,7 +59,7 @@ def allowed(answer: Any) -> str:
     cases = [(q, k, sliding, 4, same) for q in (0, 5) for k in range(10) for sliding in (True, False)
              for same in (True, False)]  # fmt: skip
     for q, k, sliding, window, same in cases:
-        right = (abs(q - k) < window and (k <= q or same)) if sliding else k <= q
+        right = (q - k < window and (k <= q or same)) if sliding else k <= q
         shown = f"answer({q}, {k}, sliding={sliding}, window={window}, same_picture={same})"
         got = called(answer, q, k, sliding, window, same, shown=shown)
         if not isinstance(got, (bool, np.bool_)):

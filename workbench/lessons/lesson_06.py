@@ -42,11 +42,14 @@ def worst(answer: Any) -> str:
         raise Wrong(
             f"There is no patch ({row}, {col}): the grid has {values.shape[0]} rows and {values.shape[1]} columns."
         )
-    if values[row, col] < values.max() - 1e-3:
+    if values[row, col] < values.max() - 0.01 * abs(values.max()):
         raise Wrong(
-            f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2f} nats. Another one costs more."
+            f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2g} nats. Another one costs more."
         )
-    return f"Without patch ({row}, {col}) the answer becomes {np.exp(values[row, col]):,.1f} times less probable."
+    return (
+        f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2g} nats, which makes it "
+        f"{np.exp(values[row, col]):,.2f} times less probable."
+    )
 
 
 @exercise(

@@ -39,7 +39,7 @@ def one_round(answer: Any) -> str:
     for drafts, words, right in cases:
         shown = f"answer({drafts}, {words})"
         got = called(answer, list(drafts), list(words), shown=shown)
-        got = list(got) if isinstance(got, (list, tuple)) else got
+        got = list(got) if isinstance(got, (list, tuple, np.ndarray)) else got
         if got != right:
             raise Wrong(f"{shown} is {got!r}. " + _about(got, words, right))
     return "Every word that comes out is the model's own: a bad draft costs time, never words."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from workbench.lessons.registry import Wrong, called, exercise, numbers, whole
 
 __all__: list[str] = []
@@ -84,6 +86,8 @@ def reach(answer: Any) -> str:
     ):  # fmt: skip
         shown = f"answer({host!r}, {share})"
         got = called(answer, host, share, shown=shown)
+        if not isinstance(got, (bool, np.bool_)):
+            raise Wrong(f"{shown} is {got!r:.60}; expected True or False.")
         if bool(got) is not right:
             raise Wrong(f"{shown} is {got!r}. Who hears that address, and is there a public link?")
     return "Wherever it is True there should be a password: --auth USER:PASSWORD."
