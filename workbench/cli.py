@@ -264,11 +264,11 @@ def _ask(asked: argparse.Namespace) -> int:
     return OK
 
 
-def _media(asked: argparse.Namespace) -> dict[str, list[Any]]:
+def _media(asked: argparse.Namespace) -> dict[str, Any]:
     """The files, checked and decoded; no model is needed for that, so a wrong one is told at once."""
     from workbench.media import load_audio, load_image, load_video
 
-    files = {
+    files: dict[str, tuple[list[str], Callable[..., Any]]] = {
         "images": (asked.image, load_image),
         "audio": (asked.audio, load_audio),
         "video": (asked.video, load_video),

@@ -126,6 +126,11 @@ def _history(history: Any, media: _Media) -> list[dict[str, Any]]:
     if history is None:
         return []
     if isinstance(history, Trace):
+        if history.calls:
+            raise PromptError(
+                f"history= is a trace that ends with a call, {history.calls[0]}, and no result. Pass run_tools=, or go "
+                "on with history=workbench.tools.answered(trace, results)."
+            )
         turns = [dict(m) for m in history.prompt.messages]
         return [*turns, {"role": "model", "content": [{"type": "text", "text": history.text}]}]
     if isinstance(history, (str, Mapping)) or not isinstance(history, Iterable):

@@ -29,6 +29,8 @@ from workbench.scoring import (
     with_reference,
 )
 from workbench.settings import changed, configure, filled, whole
+from workbench.toolcalls import Call
+from workbench.tools import Desk, turns_of
 from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, Usage
 
 __all__ = ["LoadedModel"]
@@ -83,6 +85,9 @@ class LoadedModel(Inspecting):
         system: str | None = None,
         history: Trace | Sequence[Mapping[str, Any]] | None = None,
         tools: Sequence[Any] = (),
+        run_tools: bool | Callable[[Call], bool] = False,
+        tool_rounds: int = 8,
+        on_round: Callable[[Trace], Any] | None = None,
         thinking: bool = False,
         max_new_tokens: int = 128,
         temperature: float | None = None,
@@ -109,7 +114,12 @@ class LoadedModel(Inspecting):
             system: The system turn.
             history: The conversation so far: a Trace to go on from, or messages (see
                 ``workbench.prompt.conversation``). Images of earlier turns come first in the trace's numbering.
-            tools: Functions or JSON schemas for the chat template. Nothing is called.
+            tools: Functions or JSON schemas for the chat template. What the answer calls is in ``trace.calls``.
+            run_tools: Which calls of functions in ``tools`` are run: False for none, True for all, or a function of one
+                :class:`~workbench.toolcalls.Call` that returns True for those to run. The results go back to the model,
+                failures too, until it answers without a call.
+            tool_rounds: At most so many times; the answer is then returned with its calls.
+            on_round: Called with the trace of each round whose calls were run; the one returned is the last.
             thinking: Ask for a thought before the answer; it is in ``trace.thought``, not in ``trace.text``.
             max_new_tokens: At most so many, stop token included.
             temperature: 0 is greedy. None, as for top_k and top_p, takes the model's generation configuration.
@@ -139,11 +149,22 @@ class LoadedModel(Inspecting):
             raise PromptError(f"on_token={on_token!r}: expected a function of one Token, or None.")
         if stop is not None and not callable(getattr(stop, "is_set", None)):
             raise PromptError(f"stop={stop!r}: expected a threading.Event, or None.")
+        if on_round is not None and not callable(on_round):
+            raise PromptError(f"on_round={on_round!r}: expected a function of one Trace, or None.")
+        desk = Desk(tools, run_tools, tool_rounds)
         talk = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
-        with self._lock:
-            self._usable()
-            request = self._prompter.build(talk, image_tokens=image_tokens, thinking=thinking, tools=tools)
-            return self._run(request, settings, began=began, on_token=on_token, stop=stop)[0]
+        while True:
+            with self._lock:
+                self._usable()
+                request = self._prompter.build(talk, image_tokens=image_tokens, thinking=thinking, tools=desk.tools)
+                trace = self._run(request, settings, began=began, on_token=on_token, stop=stop)[0]
+            results = desk.answer(trace.calls) if trace.finish == "stop_token" else None
+            if results is None:
+                return trace
+            if on_round is not None:
+                on_round(trace)
+            talk = replace(talk, messages=(*talk.messages, *turns_of(trace.text, trace.thought, results)))
+            began = time.perf_counter()
 
     def score(
         self,

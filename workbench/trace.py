@@ -27,6 +27,7 @@ import numpy as np
 from workbench.columns import KINDS, SOURCES, Prompt, Rounds, Segment, Token, Tokens
 from workbench.errors import TraceError
 from workbench.media import Audio, Image, Video
+from workbench.toolcalls import Call, calls_in, message_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,6 +206,16 @@ class Trace:
     def ids(self) -> np.ndarray:
         """(T + N,) int32: prompt and generated token ids, one after the other."""
         return np.concatenate([self.prompt.ids, self.tokens.token_id])
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The tools that the answer calls, in order; those run before it stand in ``prompt.messages``."""
+        return calls_in(self.segments, self.tokens.piece, len(self.prompt))
+
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """The answer as a message: ``role``, and ``thinking``, ``content`` and ``tool_calls`` where there are any."""
+        return message_of(self.text, self.thought, self.calls)
 
     def index(self, token: int) -> int:
         """A generated token's index, negative ones counted from the end.
