@@ -1,9 +1,12 @@
 """The pages under docs/: links lead somewhere, and what they quote from the code is in the code."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw
 
 import workbench.errors
 from workbench import flight
@@ -65,3 +68,37 @@ def test_messages_that_the_page_on_errors_quotes_are_raised():
     for message in quoted:
         for part in (part.strip(" ;") for part in re.split(r"…|=4|70, 140,", message)):
             assert not part or part in code, message
+
+
+CONCEPTS = [page for page in PAGES if "## Sources" in page.read_text("utf-8")]
+BEFORE = """\
+import workbench
+model = workbench.load(progress=False)
+trace = model.ask("What is at the top left?", images=["scene.png"], temperature=0)
+"""
+
+
+def test_a_page_on_a_concept_has_an_example_a_warning_and_sources_with_years():
+    assert len(CONCEPTS) >= 8
+    for page in CONCEPTS:
+        content = page.read_text("utf-8")
+        parts = [content.index(one) for one in ("```python", "## What to watch for", "## Sources")]
+        assert parts == sorted(parts), page.name
+        assert re.search(r"\*[^*]+\*[^*]* \((19|20)\d\d\)", content.partition("## Sources")[2]), page.name
+
+
+@pytest.mark.slow
+def test_the_examples_of_these_pages_run_from_top_to_bottom(tmp_path):
+    picture = Image.new("RGB", (480, 336), "white")
+    ImageDraw.Draw(picture).ellipse((40, 30, 140, 130), fill="red")
+    picture.save(tmp_path / "scene.png")
+    code = BEFORE
+    for page in CONCEPTS:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        code += f"\nprint('page', {page.name!r}, flush=True)\n" + "\n".join(blocks)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
+    assert re.findall(r"^page (.+)$", done.stdout, re.MULTILINE) == [page.name for page in CONCEPTS]
+    assert (tmp_path / "answer.html").exists()
