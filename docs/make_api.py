@@ -46,14 +46,14 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "The model",
         "What `workbench.load` returns. It is an `Inspector`: views ask it for more.",
-        ("workbench.model.LoadedModel",),
+        ("workbench.model.LoadedModel", "workbench.tools.answered"),
     ),
     (
         "The trace",
         "What happened in one run. Opens, shows and compares without torch; see [trace.md](trace.md).",
         ("workbench.Trace", "workbench.trace.Prompt", "workbench.trace.Segment", "workbench.trace.Tokens",
          "workbench.trace.Token", "workbench.trace.Rounds", "workbench.trace.Settings", "workbench.trace.ModelInfo",
-         "workbench.trace.Usage", "workbench.trace.Timing"),
+         "workbench.trace.Usage", "workbench.trace.Timing", "workbench.toolcalls.Call"),
     ),
     (
         "From traces alone",
@@ -71,10 +71,10 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
          "workbench.readings.rank_correlation"),
     ),
     (
-        "Pictures and sounds",
+        "Media",
         "`ask` takes paths, bytes, files and arrays and calls these itself.",
         ("workbench.media.load_image", "workbench.media.Image", "workbench.media.load_audio", "workbench.media.Audio",
-         "workbench.media.patch_grid"),
+         "workbench.media.load_video", "workbench.media.Video", "workbench.media.patch_grid"),
     ),
     (
         "Views",

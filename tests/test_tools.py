@@ -1,7 +1,9 @@
 """Thinking and tools in Gemma 4's format, with pocket made to say what a script says: it was trained on neither."""
 
 import json
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,6 +404,17 @@ def test_a_run_with_tools_is_branched_scored_and_asked_again(model):
     np.testing.assert_allclose(model.score(trace).tokens.logprob, trace.tokens.logprob, atol=1e-4)
     assert model.again(trace).ids.tolist() == trace.ids.tolist()
     assert model.branch(trace, at=0, token="One").prompt.ids.tolist() == trace.prompt.ids.tolist()
+
+
+def test_the_examples_of_the_page_run(model, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "video-and-tools.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene.png").write_bytes(Path(SCENE).read_bytes())
+    names = {"model": model, "workbench": workbench}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    assert names["agree"](toolcalls.Call("weather", {"city": "Graz"})) is True
+    assert len(names["video"]) == 3
 
 
 def test_results_know_their_call():
