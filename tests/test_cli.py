@@ -141,6 +141,7 @@ def test_every_option_reaches_the_model(model, capsys):
     assert model.loaded == ["other"]
     assert [image.name for image in how.pop("images")] == ["scene.png", "pair.png"]
     assert [sound.name for sound in how.pop("audio")] == ["seven.wav"]
+    assert how.pop("video") == []
     assert question == "Q"
     assert how == {
         "system": "Be brief.", "max_new_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 7, "draft": 2,
