@@ -18,7 +18,7 @@ import anywidget
 import traitlets
 
 from widgets import esm
-from widgets.buffers import LIMIT, size, split
+from widgets.buffers import LIMIT, in_page, size, split
 from workbench.display import to_html
 from workbench.errors import WorkbenchError
 from workbench.readings import QUESTIONS, can
@@ -59,11 +59,15 @@ class Panel(anywidget.AnyWidget):
         Raises:
             WorkbenchError: There is no such question, or it has no answer; the words are shown in the view.
         """
-        rest = {key: value for key, value in question.items() if key not in ("ask", "id")}
+        rest = {key: value for key, value in question.items() if key not in ("ask", "id", "plain")}
         handler = getattr(self, f"answer_{question.get('ask')}", None)
         if handler is None:
             raise WorkbenchError(f"{type(self).__name__} has no answer to {question.get('ask')!r}.")
         return handler(**rest, **({"buffers": buffers} if buffers else {}))
+
+    def answer_data(self) -> dict[str, Any]:
+        """What is drawn: asked for by hosts that lost the binary parts of the trait, and answered in base64."""
+        return dict(self.data)
 
     def _heard(self, _widget: Any, content: Any, buffers: Any) -> None:
         """A message came: answer on a thread, so that the kernel stays free, one at a time; and say so when asked."""
@@ -77,8 +81,9 @@ class Panel(anywidget.AnyWidget):
     def _reply(self, content: Mapping[str, Any], buffers: Any) -> None:
         try:
             with self._busy:
-                value, out = split(self.answer(content, buffers))
-            self.send({"reply": content.get("id"), "value": value}, out)
+                answer = self.answer(content, buffers)
+            value, out = (in_page(answer), []) if content.get("plain") else split(answer)
+            self.send({"reply": content.get("id"), "value": value, "buffers": len(out)}, out)
         except Exception as error:  # noqa: BLE001 (whatever it is belongs under the view, where the user looks)
             self.send({"reply": content.get("id"), "error": explain(error)})
 

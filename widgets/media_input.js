@@ -1,6 +1,6 @@
 // Pictures and sounds: dropped, pasted, chosen, recorded, photographed, or named by their path.
 
-import { binary, numbers } from "./lib/arrays.js";
+import { binary, lacking, numbers } from "./lib/arrays.js";
 import { record, webcam, whyNoDevices } from "./lib/devices.js";
 import { button, choice, h } from "./lib/dom.js";
 import { count, safe } from "./lib/format.js";
@@ -126,7 +126,7 @@ function build({ model, body, ask, complain, data, signal }) {
     tools.push(h("span", { class: "wb-push" }), button("✕", () => act({ ask: "remove", key: item.key }), { name: `Remove ${name}` }));
     const grid = item.kind === "image" ? ` · ${item.rows}×${item.cols} patches` : "";
     return h("li", { class: "wb-card" },
-      item.kind === "image" ? picture(item) : outlineOf(numbers(item.low), numbers(item.high), { label: `Waveform of ${name}` }),
+      item.kind === "image" ? picture(item) : !lacking(item) && outlineOf(numbers(item.low), numbers(item.high), { label: `Waveform of ${name}` }),
       h("strong", { class: "wb-name" }, h("bdi", {}, name)),
       h("p", { class: "wb-num" }, `${item.about}${grid} · ${count(item.tokens, "token")}`),
       item.notes.map((note) => h("p", {}, safe(note))),

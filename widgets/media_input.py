@@ -9,6 +9,7 @@ Jupyter drops messages above 10 MiB without a word, so a file crosses in parts, 
 
 from __future__ import annotations
 
+import base64
 import io
 import itertools
 import math
@@ -153,10 +154,12 @@ class MediaInput(Panel):
         self._uploads[key] = _Upload(str(name)[:200], int(size))
         return {"upload": key}
 
-    def answer_part(self, upload: int, offset: int, buffers: Any = ()) -> dict[str, Any]:
-        """A part of it; the first one decides whether the rest is worth sending."""
+    def answer_part(self, upload: int, offset: int, text: str | None = None, buffers: Any = ()) -> dict[str, Any]:
+        """A part of it, binary or in base64; the first one decides whether the rest is worth sending."""
         one = self._upload(upload)
-        part = bytes(buffers[0]) if buffers else b""
+        if not buffers and text is None:  # a host that carries no binary: said by what was received, which is no more
+            return {"received": one.received}
+        part = bytes(buffers[0]) if buffers else base64.b64decode(text or "")
         if offset != one.received or not part or one.received + len(part) > one.size:
             self._drop(upload)
             raise MediaError(f"{one.name}: the upload lost its place at {offset:,} of {one.size:,} bytes. Try again.")

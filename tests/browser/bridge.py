@@ -45,29 +45,41 @@ window.cleanup = view.render({{ model, el: document.getElementById("it") }});
 </script></body></html>"""
 
 
+def without(value):
+    """A value whose binary parts were lost."""
+    if isinstance(value, dict):
+        return {k: without(v) for k, v in value.items() if not isinstance(v, (bytes, memoryview))}
+    return [without(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 class Bridge:
     """Serves one widget to one tab. ``pump()`` carries over what Python has sent since; call it while waiting."""
 
-    def __init__(self, widget, tab):
-        self.widget, self.tab = widget, tab
+    def __init__(self, widget, tab, *, binary=True):
+        """``binary=False`` is a host that loses the binary parts of messages and traits, without a word."""
+        self.widget, self.tab, self.binary = widget, tab, binary
         self.outbox, self.lock = [], threading.Lock()
         self.biggest = 0
         widget.send = lambda content, buffers=None: self._post("message", content, buffers or [])
         names = [n for n in widget.keys if not n.startswith("_") and n not in ("layout", "tabbable", "tooltip")]
         widget.observe(lambda change: self._post(change.name, change.new, []), names=names)
         tab.expose_function("toPython", self._heard)
-        state = json.dumps({n: in_page(getattr(widget, n)) for n in names})
+        state = json.dumps({n: self._carried(getattr(widget, n)) for n in names})
         html = PAGE.format(style=esm.style(widget.NAME), state=state, module=esm.expression(widget.NAME))
         tab.route("http://localhost/**", lambda route: route.fulfill(body=html, content_type="text/html"))
         tab.goto("http://localhost/widget")
 
     def _post(self, kind, value, buffers):
         with self.lock:
-            self.outbox.append((kind, in_page(value), [base64.b64encode(b).decode() for b in buffers]))
+            kept = buffers if self.binary else []
+            self.outbox.append((kind, self._carried(value), [base64.b64encode(b).decode() for b in kept]))
+
+    def _carried(self, value):
+        return in_page(value if self.binary else without(value))
 
     def _heard(self, content, buffers):
         message = json.loads(content)
-        raw = [base64.b64decode(b) for b in buffers]
+        raw = [base64.b64decode(b) for b in buffers] if self.binary else []
         self.biggest = max(self.biggest, len(content) + sum(map(len, raw)))
         if "trait" in message:
             self.widget.set_trait(message["trait"], message["value"])

@@ -95,3 +95,15 @@ def test_a_page_holds_every_word_and_shares_the_picked_one(open_page, picture, t
     assert tab.get_by_label("Head", exact=True).is_disabled()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     picture(tab, "attention-dark-narrow")
+
+
+def test_a_host_that_carries_no_binary_is_answered_in_base64(chromium):
+    context = chromium.new_context()
+    tab = context.new_page()
+    tab.set_default_timeout(10_000)
+    bridge = Bridge(AttentionView(TRACE, Looker(TRACE)), tab, binary=False)
+    bridge.until(lambda: tab.locator(".wb-t[role=option]").count() == 6)
+    tab.locator(".wb-t[role=option]").nth(2).click()
+    bridge.until(lambda: hottest(tab, "Heat on word.wav") == "2")
+    assert not tab.get_by_role("alert").is_visible()
+    context.close()

@@ -115,7 +115,7 @@ def test_a_kernel_that_goes_is_told_and_what_was_there_stays(chromium, name):
     if name == "AttentionView":  # what was seen can still be seen; what was not says why it cannot
         tab.locator(".wb-t[role=option]").nth(3).click()
         tab.wait_for_timeout(100)
-        assert tab.locator(".wb-error:visible").count() == 1  # said once
+        assert tab.locator(".wb-error:visible, .wb-gone:visible").count() == 1  # said once
     if name == "MediaInput":
         tab.get_by_role("button", name="Remove").first.click()
         tab.wait_for_timeout(100)

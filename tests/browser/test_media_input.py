@@ -70,6 +70,23 @@ def test_a_large_file_crosses_in_parts(media):
     assert bridge.biggest < PART + 1000
 
 
+def test_a_host_that_carries_no_binary_is_sent_base64(chromium):
+    context = chromium.new_context()
+    tab = context.new_page()
+    widget = MediaInput()
+    bridge = Bridge(widget, tab, binary=False)
+    data = png(800, 700, noise=True)
+    assert len(data) > PART
+    tab.get_by_label("Choose files").set_input_files([{"name": "a.png", "mimeType": "image/png", "buffer": data}])
+    bridge.until(lambda: len(widget.items) == 1, seconds=40)
+    assert widget.images[0].pixels.shape == (700, 800, 3)
+    tab.get_by_label("Choose files").set_input_files(
+        [{"name": "word.wav", "mimeType": "audio/wav", "buffer": wav(make_sound(1.3))}]
+    )
+    bridge.until(lambda: tab.get_by_text("1.30 s").count() == 1)
+    context.close()
+
+
 def test_paste_and_drop(media):
     widget, tab, bridge = media
     for event, name in (("paste", "pasted.png"), ("drop", "dropped.png")):

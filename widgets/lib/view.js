@@ -1,6 +1,6 @@
 // What all views share: a frame that shows errors, questions with answers, and leaving nothing behind.
 
-import { withBuffers } from "./arrays.js";
+import { lacking, withBuffers } from "./arrays.js";
 import { h } from "./dom.js";
 
 /** Listen to a model until `signal` ends. */
@@ -33,7 +33,11 @@ export function asker(model, signal, isGone = () => false) {
     waiting.forEach((one) => { one.since = Date.now(); });
     const key = message?.reply;
     if (!waiting.has(key)) return;
-    const { resolve, reject } = waiting.get(key);
+    const { resolve, reject, question } = waiting.get(key);
+    if (message.buffers > (buffers?.length ?? 0)) { // this host carries no binary: the same again, in base64
+      model.send({ id: key, ...question, plain: true });
+      return;
+    }
     waiting.delete(key);
     if (message.error) reject(new Error(message.error));
     else resolve(withBuffers(message.value, buffers ?? []));
@@ -53,7 +57,7 @@ export function asker(model, signal, isGone = () => false) {
     new Promise((resolve, reject) => {
       if (isGone()) return reject(new Error(GONE));
       const id = `${me}-${++last}`;
-      waiting.set(id, { resolve, reject, patience, since: Date.now() });
+      waiting.set(id, { resolve, reject, question, patience, since: Date.now() });
       timer ??= setInterval(look, (1000 * Math.min(patience, SILENCE)) / 3);
       try {
         model.send({ id, ...question }, undefined, buffers);
@@ -86,7 +90,7 @@ export function view(label, build) {
       const life = new AbortController();
       const body = h("div", { class: "wb-body" });
       const alert = h("p", { class: "wb-error", role: "alert", hidden: true });
-      const gone = h("p", { class: "wb-error wb-gone", role: "status", hidden: true }, GONE);
+      const gone = h("p", { class: "wb-gone", role: "status", hidden: true }, GONE);
       const frame = h("section", { class: "wb", "aria-label": label }, body, alert, gone);
       el.append(frame);
       followTheme(frame, life.signal);
@@ -100,13 +104,18 @@ export function view(label, build) {
       listen(model, "comm_live_update", showGone, life.signal);
       const ask = asker(model, life.signal, isGone);
       let now = new AbortController();
-      const draw = () => {
+      const draw = async () => {
         now.abort();
-        now = new AbortController();
+        const { signal } = (now = new AbortController());
         body.replaceChildren();
         try {
           complain(model.get("error"));
-          build({ model, body, ask, complain, data: model.get("data") ?? {}, signal: now.signal });
+          let data = model.get("data") ?? {};
+          if (lacking(data)) {
+            data = await ask({ ask: "data", plain: true });
+            if (signal.aborted) return;
+          }
+          build({ model, body, ask, complain, data, signal });
         } catch (error) {
           complain(error);
           console.error(error);
