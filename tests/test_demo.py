@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import io
 import os
@@ -209,6 +210,43 @@ def test_bad_questions_are_refused_in_words_and_the_next_is_answered(visitor, as
     assert visitor.predict("still there?", api_name="/ask")[0] == "still there?"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("queue/join", b'{"fn_index": -1, "data": [], "session_hash": "a"}', "no such function"),
+        ("queue/join", b'{"data": [], "session_hash": "a"}', "no such function"),
+        ("call/nothing", b'{"data": []}', "no such function"),
+        ("call/ask", b'{"data": ["hi"]}', "a list of 9 values, in the order of /gradio_api/info; 1 came"),
+        ("call/ask", b'{"data": {"question": "hi"}}', "no list came"),
+        ("call/ask", b"{", "as JSON"),
+        ("call/ask", b"[" * 100_000 + b"]" * 100_000, "as JSON"),
+    ],
+)
+def test_what_cannot_be_a_question_never_reaches_gradio(echo, capfd, path, body, words):
+    sent = httpx.post(f"{echo[0]}gradio_api/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert sent.status_code == 400
+    assert words in sent.json()["detail"]
+    assert "Traceback" not in capfd.readouterr().err  # Gradio would print one for each
+
+
+def test_null_leaves_an_argument_of_the_api_out(echo):
+    sent = httpx.post(f"{echo[0]}gradio_api/call/ask", json={"data": ["hi", *[None] * 8]})
+    told = httpx.get(f"{echo[0]}gradio_api/call/ask/{sent.json()['event_id']}", timeout=60).text
+    assert "event: complete" in told
+    assert '"finish": "stop_token"' in told
+
+
+def test_two_tabs_of_one_visitor_are_two_visitors(serve):
+    url, demo = serve(Echo(pause=0.05))
+    with contextlib.closing(Client(url, verbose=False)) as one, contextlib.closing(Client(url, verbose=False)) as two:
+        first = one.submit("long first", max_new_tokens=40, api_name="/ask")
+        until(lambda: demo.desk.line.places)
+        second = two.submit("long second", max_new_tokens=2, api_name="/ask")
+        until(lambda: len(demo.desk.line.places) == 2)
+        first.cancel()
+        assert second.result(timeout=60)[0] == "long second"
+
+
 def test_broken_and_large_files_are_refused_in_words(echo, visitor, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with pytest.raises(Exception, match=r"broken\.png"):
@@ -253,7 +291,8 @@ def test_nothing_is_counted_recorded_or_offered_to_be(echo):
 def test_a_guessed_ticket_opens_nothing_and_strange_questions_are_refused(echo, visitor):
     assert httpx.get(f"{echo[0]}workbench/guessed/views").status_code == 404
     base = echo[0] + visitor.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
-    for body in (b"", b"[]", b'{"ask": "speedup"}', b'{"ask": "branch", "at": 0}', b'{"ask": "close"}', b"{" * 5000):
+    deep = (b"{" * 5000, b"[" * 4000)
+    for body in (b"", b"[]", b'{"ask": "speedup"}', b'{"ask": "branch", "at": 0}', b'{"ask": "close"}', *deep):
         answer = httpx.post(f"{base}/ask", content=body)
         assert answer.status_code in (400, 404)
         assert answer.json()["error"]

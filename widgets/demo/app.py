@@ -229,7 +229,7 @@ def _api(demo: Demo) -> Any:
     async def ask(
         question: str, request: gr.Request, images: list[dict] | None = None, audio: list[dict] | None = None,
         temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
-        seed: int | None = None, draft: str = "auto", max_new_tokens: int = 64,
+        seed: int | None = None, draft: str | None = "auto", max_new_tokens: int | None = 64,
     ) -> AsyncIterator[tuple[str, dict]]:  # fmt: skip
         def made() -> Question:
             if not isinstance(question, str):
@@ -237,10 +237,12 @@ def _api(demo: Demo) -> Any:
             for name, value in (("max_new_tokens", max_new_tokens), ("seed", seed), ("top_k", top_k)):
                 if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                     raise PromptError(f"{name}={value!r:.40}: expected a whole number.")
-            rounds: int | str = int(draft) if str(draft).isdecimal() and len(str(draft)) < 3 else str(draft)[:20]
+            said = "auto" if draft is None else str(draft)
+            rounds: int | str = int(said) if said.isdecimal() and len(said) < 3 else said[:20]
             return Question(
                 question, pictures=_uploaded(images), sounds=_uploaded(audio), temperature=temperature, top_k=top_k,
-                top_p=top_p, seed=seed, draft=rounds, max_new_tokens=max_new_tokens,
+                top_p=top_p, seed=seed, draft=rounds,
+                max_new_tokens=min(64, desk.limits.tokens) if max_new_tokens is None else max_new_tokens,
             )  # fmt: skip
 
         told = desk.ask_of(made, _visitor(request))

@@ -33,6 +33,7 @@ _OPEN = re.compile(
     r"|cancel|reset/?|queue/(?:join|data|status)|heartbeat/[^/]+|(?:call|run|api)/.*|file=.*))"
 )
 _ASKS = re.compile(r"/gradio_api/(?:queue/join|cancel|reset/?|(?:call|run|api)/.*)")
+_CALLS = re.compile(r"/gradio_api/(?:queue/join|(?:call|run|api)/[^/]*)/?")
 _ADDRESS = re.compile(r'"path"\s*:\s*"\s*(?:[a-z][a-z0-9+.-]*:|\\*/\\*/)', re.IGNORECASE)
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -83,6 +84,10 @@ class Guard:
                     return
                 if _ADDRESS.search(body.decode("utf-8", "replace").replace("\\/", "/")):
                     await _refuse(send, 400, "No address is fetched: upload the file itself.")
+                    return
+                wrong = _unfit(scope["app"], path, body)
+                if wrong and _may_ask(scope):  # else Gradio asks for the password
+                    await _refuse(send, 400, wrong)
                     return
                 receive = _again(body, receive)
 
@@ -137,10 +142,7 @@ def routes(desk: Desk) -> list[Any]:
         from widgets.demo.runs import ASKED_OF_THE_MODEL
 
         body = await request.body() if (_length(request.scope) or _BODY) <= 4096 else b""
-        try:
-            question = json.loads(body)
-        except ValueError:
-            question = None
+        question = _json(body)
         if not isinstance(question, dict):
             return JSONResponse({"error": "Expected a question as JSON, of 4 kB at most."}, 400)
         runs_model = question.get("ask") in ASKED_OF_THE_MODEL
@@ -181,6 +183,47 @@ def client(headers: Any, peer: str) -> str:
     """A visitor's network address; behind a tunnel, which ends on this machine, what the tunnel says it is."""
     told = str(headers.get("x-forwarded-for") or "").rsplit(",", 1)[-1].strip()
     return told[:64] if told and peer in ("127.0.0.1", "::1") else peer
+
+
+def _may_ask(scope: MutableMapping[str, Any]) -> bool:
+    """Whether no password is asked for, or a request has what looks like one's token."""
+    cookies = b"".join(value for name, value in scope.get("headers", []) if name.lower() == b"cookie")
+    return scope["app"].auth is None or b"access-token" in cookies
+
+
+def _unfit(app: Any, path: str, body: bytes) -> str:
+    """Why a body cannot be a question to the app's functions; empty when it may be one.
+
+    Gradio itself answers an unknown function with a failure of the server, and too few values with its own insides.
+    """
+    if not _CALLS.fullmatch(path):
+        return ""
+    asked = _json(body)
+    if not isinstance(asked, dict):
+        return "Expected a question as JSON."
+    functions = app.get_blocks().fns
+    number, name = asked.get("fn_index"), path.rsplit("/", 1)[-1]
+    function = functions.get(number) if isinstance(number, int) else None
+    if function is None and number is None and not path.endswith("queue/join"):
+        function = next((one for one in functions.values() if one.api_name == name), None)
+    if function is None:
+        return "There is no such function here; /gradio_api/info lists what there is."
+    data = asked.get("data")
+    if not isinstance(data, list) or len(data) < len(function.inputs):
+        came = f"{len(data)} came" if isinstance(data, list) else "no list came"
+        return (
+            f'"data" is a list of {len(function.inputs)} values, in the order of /gradio_api/info; {came}. '
+            "null leaves one out."
+        )
+    return ""
+
+
+def _json(body: bytes) -> Any:
+    """What a body says; None where it is no JSON, or nested beyond reason."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _length(scope: MutableMapping[str, Any]) -> int | None:

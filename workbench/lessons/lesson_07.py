@@ -29,9 +29,10 @@ def answer(hidden, gain, words, w):
 def by_hand(answer: Any) -> str:
     """A function of a hidden state, the norm's gain, the words' rows and a word that returns the word's rank."""
     rng = np.random.default_rng(7)
-    words, gain = rng.normal(size=(12, 5)), np.array([0.2, 3.0, -1.0, 0.5, 2.0])
-    for turn in range(2):
-        hidden = rng.normal(size=5) * 10**turn
+    # exact in floating point, so that a word's product is the same number whether it is taken alone or with the others
+    words, gain = rng.integers(-40, 41, (12, 5)).astype(float), np.array([0.25, 3.0, -1.0, 0.5, 2.0])
+    for length in (2.0, 16.0):
+        hidden = rng.choice([-length, length], 5)
         logits, bare = words @ (hidden * gain), words @ hidden
         for w in range(len(words)):
             shown = f"answer(hidden, gain, words, {w})"
