@@ -239,6 +239,24 @@ def test_every_cut_of_a_file_gives_frames_of_it_or_a_clear_error():
     assert all(text.startswith("bytes (") for text in said)  # it is named
 
 
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels"),
+    [("mp4", "libx264", "yuv420p"), ("webm", "libvpx", "yuv420p"), ("matroska", "ffv1", "bgr0"), ("gif", "gif", "rgb8"),
+     ("avi", "mpeg4", "yuv420p")],
+)  # fmt: skip
+def test_damaged_files_give_frames_or_a_clear_error(container, codec, pixels):
+    rng, data, said = np.random.default_rng(7), encoded(clip(8), 10, container, codec, pixels), []
+    for _ in range(20):
+        damaged = bytearray(data)
+        for at in rng.integers(0, len(data), 12):
+            damaged[at] = rng.integers(0, 256)
+        try:
+            assert 1 <= len(load_video(bytes(damaged))) <= 32
+        except MediaError as error:
+            said.append(str(error))
+    assert all(text.startswith("bytes (") for text in said)
+
+
 def test_without_pyav_frames_still_work(monkeypatch):
     import sys
 
