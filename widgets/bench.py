@@ -32,7 +32,7 @@ __all__ = ["Workbench"]
 
 _FLUSH_S = 0.08  # words are sent this often: quick enough to read along, slow enough not to hold the model up
 _RUNS_LISTED = 200
-_WIDE = {"width": "100%"}
+_WIDE = {"width": "auto"}
 _OWN, _GREEDY, _MINE = "the model's own settings", "greedy: always the likeliest word", "set by hand"
 
 
@@ -89,7 +89,7 @@ class Workbench(ipywidgets.VBox):
         self.progress = ipywidgets.IntProgress(layout={"width": "8rem", "visibility": "hidden"})
         self.status = ipywidgets.HTML(layout={"flex": "1 1 auto"})
         self.history = ipywidgets.Dropdown(
-            description="Runs", layout={"flex": "1 1 20rem", "width": "auto"}, disabled=True
+            description="Runs", layout={"flex": "1 1 20rem", "width": "auto", "min_width": "0"}, disabled=True
         )
         self.path = ipywidgets.Text("answer.trace", description="File", layout={"width": "16rem"})
         self.save_button = ipywidgets.Button(
@@ -113,7 +113,7 @@ class Workbench(ipywidgets.VBox):
                 self.tabs,
                 _row(self.path, self.save_button, self.export_button),
             ],
-            **more,
+            **{"layout": {"max_width": "60rem"}, **more},  # as wide as the views in it
         )
         for view in self.views.values():
             view.inspector = model
@@ -307,12 +307,16 @@ class _Settings(ipywidgets.Accordion):
     """The settings of a run, folded."""
 
     def __init__(self, drafter: bool) -> None:
-        wide = {"style": {"description_width": "8rem"}, "layout": {"width": "22rem"}}
-        number = {**wide, "readout": True, "continuous_update": False}
+        wide = {"style": {"description_width": "8rem"}, "layout": {"width": "22rem", "max_width": "98%"}}
+        # boxes, not sliders: ipywidgets gives the handle of a slider no name that a screen reader could say
         self.how = ipywidgets.Dropdown(description="Choice of words", options=[_OWN, _GREEDY, _MINE], **wide)
-        self.temperature = ipywidgets.FloatSlider(1.0, min=0.05, max=3, step=0.05, description="Temperature", **number)
-        self.top_k = ipywidgets.IntSlider(64, min=0, max=200, description="Top-k (0 is off)", **number)
-        self.top_p = ipywidgets.FloatSlider(0.95, min=0.05, max=1, step=0.05, description="Top-p (1 is off)", **number)
+        self.temperature = ipywidgets.BoundedFloatText(
+            1.0, min=0.05, max=3, step=0.05, description="Temperature", **wide
+        )
+        self.top_k = ipywidgets.BoundedIntText(64, min=0, max=200, description="Top-k (0 is off)", **wide)
+        self.top_p = ipywidgets.BoundedFloatText(
+            0.95, min=0.05, max=1, step=0.05, description="Top-p (1 is off)", **wide
+        )
         self.seed = ipywidgets.Text(placeholder="drawn", description="Seed", **wide)
         self.max_new_tokens = ipywidgets.BoundedIntText(128, min=1, max=100_000, description="At most, tokens", **wide)
         drafts: list[Any] = [("adapted to what pays", "auto"), ("none", 0), *((str(k), k) for k in range(1, 9))]

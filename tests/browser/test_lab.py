@@ -17,6 +17,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from tests.browser.test_accessibility import AXE, RUN
 from tests.traces import make_sound
 from widgets.media_input import wav
 
@@ -185,8 +186,137 @@ def test_the_theme_is_followed(open_notebook, picture):
     tab = open_notebook("dark.ipynb", setup + "TokenView(make_trace(rounds=4))", color_scheme="light")
     tab.locator(".wb-t[role=option]").first.wait_for()
     assert tab.locator(".wb[data-dark]").count() == 0
-    tab.get_by_role("menuitem", name="Settings").click()
-    tab.locator(".lm-Menu-item", has_text=re.compile(r"^Theme$")).hover()
-    tab.locator(".lm-Menu-item", has_text=re.compile(r"^JupyterLab Dark$")).click()
+    theme(tab, "JupyterLab Dark")
     tab.locator(".wb[data-dark]").wait_for()
     picture(tab, "lab-dark", full_page=False)
+
+
+LOOK = """
+from workbench.pocket.examples import SCENE
+trace = model.ask("What is at the top left?", images=[SCENE], temperature=0)
+token = next(k for k, piece in enumerate(trace.tokens.piece) if piece.strip() in ("red", "circle"))
+read = model.attend(trace)
+x0, y0, x1, y1 = CIRCLE = 40, 15, 120, 96  # pixels of the red circle
+(patches,) = [s for s in trace.prompt.segments if s.kind == "image"]
+left, top, right, bottom = patches.boxes.T
+inside = (right > x0) & (left < x1) & (bottom > y0) & (top < y1)
+def mass(layer, head):
+    values = read.on_image(0, token=token, layer=layer, head=head).ravel()
+    return values[inside].sum() / values.sum() * (values.argmax() in inside.nonzero()[0])
+best = max(((layer.index, int(head)) for layer in read.layers for head in read.heads), key=lambda one: mass(*one))
+print("token", token, "layer", best[0], "head", best[1], "inside", inside.nonzero()[0].tolist())
+"""
+
+
+def place(tab):
+    """Where the frame of the hottest patch has its middle, as shares of the picture's width and height."""
+    mark, box = (tab.locator(f".wb-scene {name}").first.bounding_box() for name in (".wb-mark", ".wb-stage"))
+    return ((mark["x"] + mark["width"] / 2 - box["x"]) / box["width"],
+            (mark["y"] + mark["height"] / 2 - box["y"]) / box["height"])  # fmt: skip
+
+
+def touches_the_circle(x, y):
+    """Whether a patch of 48 pixels with its middle there reaches into the circle's box."""
+    return 40 - 24 < 480 * x < 120 + 24 and 15 - 24 < 336 * y < 96 + 24
+
+
+def test_a_word_that_is_clicked_is_seen_where_the_shape_is(open_notebook, picture):
+    """By the head that looks there most, and by what hiding each place does: both lie on the red circle, 480×336."""
+    tab = open_notebook("look.ipynb", SETUP, LOOK, "bench = Workbench(model, trace)\nbench")
+    tab.locator(".wb-t[role=option]").first.wait_for()
+    said = tab.get_by_text("token ").filter(has_text="inside").last.inner_text()
+    token, layer, head = re.match(r"token (\d+) layer (\d+) head (\d+)", said).groups()
+    inside = json.loads(said.split("inside ")[1])
+    words = tab.locator(".lm-TabPanel-stackedPanel, .widget-tab-contents").first.locator(".wb-t[role=option]")
+    words.nth(int(token)).hover()
+    tab.get_by_role("heading", name=f"Token {token}:").wait_for()  # hovering is enough to read
+    tab.get_by_role("tab", name="Where it looked").click()
+    look = tab.locator(".wb", has=tab.locator(".wb-scene"))
+    look.locator(".wb-t[role=option]").nth(int(token)).click()
+    look.get_by_label("Layer", exact=True).select_option(layer)
+    look.get_by_label("Head", exact=True).select_option(head)
+    tab.wait_for_function(
+        "(inside) => inside.includes(Number(document.querySelector('.wb-scene .wb-stage').dataset.hottest))", arg=inside
+    )
+    assert touches_the_circle(*place(tab))
+    look.get_by_role("button", name="occlusion").click()
+    look.get_by_text(re.compile(r"nats in all")).first.wait_for()
+    assert touches_the_circle(*place(tab))
+    picture(tab, "lab-occlusion", full_page=False)
+
+
+FORMS = """
+import ipywidgets
+from tests.test_workbench_widget import Fake
+from tests.traces import make_trace
+from widgets import DiffView, Workbench
+bench = Workbench(Fake(), make_trace(rounds=6))
+bench.settings.selected_index = 0
+"""
+
+
+def theme(tab, name):
+    tab.get_by_role("menuitem", name="Settings").click()
+    tab.locator(".lm-Menu-item", has_text=re.compile(r"^Theme$")).hover()
+    tab.locator(".lm-Menu-item", has_text=re.compile(rf"^{name}$")).click()
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there: npm install --prefix artifacts/axe axe-core")
+@pytest.mark.parametrize("name", ["JupyterLab Light", "JupyterLab Dark"])
+def test_a_screen_reader_finds_its_way_in_the_workbench(open_notebook, name, picture):
+    tab = open_notebook(f"{name[-5:].strip()}.ipynb", FORMS + "bench", color_scheme="light", bypass_csp=True)
+    tab.locator(".wb-t[role=option]").first.wait_for()
+    tab.get_by_text("Temperature", exact=True).first.wait_for()
+    theme(tab, name)
+    tab.locator("[data-jp-theme-name]").first.wait_for(state="attached")
+    tab.wait_for_function("(name) => document.body.dataset.jpThemeName === name", arg=name)
+    if name.endswith("Dark"):
+        tab.locator(".wb[data-dark]").first.wait_for()
+    tab.evaluate(AXE.read_text("utf-8"))
+    for panel in ("Answer", "Where it looked", "Drafts"):
+        tab.get_by_role("tab", name=panel).click()
+        tab.wait_for_timeout(300)
+        assert tab.evaluate(RUN.replace("document", "'.jp-OutputArea-output'")) == []
+        picture(tab, f"lab-{panel.split()[0].lower()}-{name[11:].lower()}", full_page=False)
+
+
+def test_a_narrow_cell_cuts_nothing_off(open_notebook, picture):
+    """400 pixels, and 500: a window of 1,000 at 200 %."""
+    tab = open_notebook(
+        "narrow.ipynb", FORMS,
+        *(f"ipywidgets.Box([bench, DiffView(make_trace(seed=1), make_trace(seed=2))], "
+          f"layout=dict(width='{width}px', flex_flow='column')).add_class('w{width}')" for width in (400, 500)),
+    )  # fmt: skip
+    for width in (400, 500):
+        box = tab.locator(f".w{width}")
+        box.locator(".wb-t[role=option]").first.wait_for()
+        over = box.evaluate(
+            """(box) => [...box.querySelectorAll("*")].filter((node) => {
+                const r = node.getBoundingClientRect();
+                if (!r.width || node.closest(".wb-sr, .wb-scroll, [hidden]")) return false;
+                return r.right > box.getBoundingClientRect().right + 1;
+            }).map((node) => `${node.tagName} ${node.className} ${node.textContent.slice(0, 40)}`)"""
+        )
+        assert over == []
+    picture(tab, "lab-narrow", full_page=False)
+
+
+def test_a_restarted_kernel_is_told_in_the_widget_and_nothing_is_lost(open_notebook, picture):
+    tab = open_notebook("restart.ipynb", FORMS + "bench")
+    words = tab.locator(".wb-t[role=option]")
+    words.first.wait_for()
+    before = words.all_inner_texts()
+    tab.get_by_role("menuitem", name="Kernel", exact=True).click()
+    tab.locator(".lm-Menu-itemLabel", has_text=re.compile(r"^Restart Kernel…$")).click()
+    tab.get_by_role("button", name="Confirm Kernel Restart").click()
+    tab.locator(".wb-gone:visible").first.wait_for()
+    assert "run the cells again" in tab.locator(".wb-gone:visible").first.inner_text()
+    assert words.all_inner_texts() == before
+    words.nth(3).click()  # what is here can still be looked at
+    tab.get_by_role("heading", name="Token 3:").wait_for()
+    tab.locator(".wb-alternatives button:not([aria-disabled])").first.click()
+    assert words.all_inner_texts() == before
+    picture(tab, "lab-restarted", full_page=False)
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    tab.locator(".wb-gone:visible").first.wait_for(state="detached")
