@@ -141,8 +141,9 @@ def test_a_folder_is_counted_from_its_headers(tmp_path):
     assert pocket.taken.cache == 2 * 4 * (4 * 96 * 64 + 2 * 8192 * 64)
     shutil.copytree(WEIGHTS, tmp_path / "mine")
     whole = plan(tmp_path / "mine", measure=False)
-    assert whole.taken.weights == pytest.approx((WEIGHTS / "model.safetensors").stat().st_size, rel=0.02)
-    assert pocket.taken.weights == pytest.approx(2 * whole.taken.weights, rel=0.01)
+    # stored in 16 bit, and held in 32 because the configuration says so
+    assert whole.taken.weights == pytest.approx(2 * (WEIGHTS / "model.safetensors").stat().st_size, rel=0.02)
+    assert pocket.taken.weights == whole.taken.weights
     assert [o.quantization for o in whole.options] == ["none", "int8", "int4"]
     assert whole.options[2].weights < whole.options[1].weights < whole.options[0].weights
 

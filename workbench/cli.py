@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import __version__, overlay
+from workbench import __version__, checkup, overlay
 from workbench.arguments import draft, number, temperature, whole
 from workbench.errors import TraceError, WorkbenchError
 
@@ -129,11 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         whole(0),
     )  # fmt: skip
 
-    doctor = command("doctor", _doctor, "say what works on this machine, and what mends the rest",
-                     "Nothing is fetched. The exit status is 1 when something is broken.")  # fmt: skip
-    doctor.add_argument("--json", action="store_true", help="print one JSON object")
-    doctor.add_argument("--selftest", action="store_true", help="try pocket on every device, in every scheme")
-    doctor.add_argument("--quick", action="store_true", help="do not ask pocket a question")
+    checkup.arguments(
+        command("doctor", _doctor, "say what works on this machine, and what mends the rest",
+                "Nothing is fetched but what --selftest names. The exit status is 1 when something is broken.")
+    )  # fmt: skip
 
     plan = command("plan", _plan, "say what would be loaded here, and whether it fits", "Nothing is fetched.")
     plan.add_argument("name", nargs="?", default="pocket", help="a known name, a folder or a hub id")
@@ -372,23 +371,30 @@ def _attend(asked: argparse.Namespace) -> int:
 def _doctor(asked: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from workbench import doctor, selftest
+    from workbench import doctor
 
-    if asked.selftest:
-        results = selftest.run(report=lambda r: _note(f"{r.device}, {r.scheme}: {r.wrong or 'ok'}"))
-        print(_json([asdict(r) for r in results]) if asked.json else selftest.table(results))
-        return FAILED if any(r.wrong for r in results) else OK
+    if asked.json not in (None, "-"):
+        _check_writable(asked.json)
+    if asked.selftest is not None:
+        with contextlib.redirect_stdout(sys.stderr):
+            shown, kept, ok = checkup.selftest(asked, _note, _json)
+        return _told(shown, kept, asked.json, ok=ok)
     facts = doctor.probe()
     found = doctor.findings(facts)
     able = not facts.torch_error and all(facts.versions.get(name) for name in doctor.EXTRAS["model"])
     if able and not asked.quick:
         found.append(doctor.ask_pocket())
     broken = any(one.level == "broken" for one in found)
-    if asked.json:
-        print(_json({"ok": not broken, "facts": asdict(facts), "findings": [asdict(one) for one in found]}))
-    else:
-        print(doctor.table(found))
-    return FAILED if broken else OK
+    kept = _json({"ok": not broken, "facts": asdict(facts), "findings": [asdict(one) for one in found]})
+    return _told(doctor.table(found), kept, asked.json, ok=not broken)
+
+
+def _told(shown: str, kept: str, where: str | None, *, ok: bool) -> int:
+    """Print a report for people, or its JSON; or the former, and the latter into a file."""
+    if where not in (None, "-"):
+        Path(where).expanduser().write_text(kept + "\n", "utf-8")
+    print(kept if where == "-" else shown)
+    return OK if ok else FAILED
 
 
 def _plan(asked: argparse.Namespace) -> int:

@@ -152,6 +152,12 @@ class Int4Linear(_Packed):
         out = out.unflatten(0, x.shape[:-1]).to(x.dtype)
         return out if self.bias is None else out + self.bias
 
+    def columns(self, first: int, stop: int) -> torch.Tensor:
+        """Columns of the weight, (N, stop - first): its products with their unit vectors."""
+        eye = torch.zeros((stop - first, self.in_features), dtype=self.dtype, device=self.scale.device)
+        eye[range(stop - first), range(first, stop)] = 1
+        return self._product(eye, self.packed, self.scale).T
+
     def rows(self, index: Any) -> torch.Tensor:
         """Rows of the weight: its products with the unit vectors."""
         eye = torch.eye(self.in_features, dtype=self.dtype, device=self.scale.device)

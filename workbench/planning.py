@@ -347,6 +347,8 @@ def _stored(folder: Path) -> str:
 def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int, int, int]:
     linear = ends = other = packed = 0
     item = 0
+    config = headers.config(folder)
+    wide = wide or "float32" in (config.get("dtype"), config.get("torch_dtype"))  # whatever the files hold it as
     for key, kind, shape in headers.tensors(folder):
         count = 1
         for length in shape:
@@ -365,7 +367,6 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
     weights = packed + other
     weights += linear * item if scheme == "none" or packed else int(linear * _LINEAR.get(scheme, 2.0))
     weights += int(ends * (_ENDS[scheme] if scheme in ("int4", "int8") else item))
-    config = headers.config(folder)
     text_config = config.get("text_config", config)
     return weights, _cache(text_config, tokens, 4 if wide else 2), int(text_config.get("intermediate_size", 0)) * 8
 
