@@ -24,6 +24,10 @@ function build({ model, body, data, signal }) {
   const both = h("div", { class: "wb-both" });
   const place = h("p", { class: "wb-note wb-num", role: "status" });
 
+  const pick = (k) => {
+    model.set("selected", k);
+    model.save_changes();
+  };
   let pinned = -1, strips = [];
   const show = (k) => {
     ticks.forEach((tick, j) => tick.classList.toggle("on", j === k));
@@ -41,10 +45,7 @@ function build({ model, body, data, signal }) {
     const strip = words({
       groups: [{ label: `${s ? "Right" : "Left"} answer`, from: 0, to: side.pieces.length }], piece: (k) => side.pieces[k],
       special: (k) => side.special.includes(k), signal, point: (k) => show(k < 0 ? pinned : k),
-      pick: (k) => {
-        model.set("selected", k);
-        model.save_changes();
-      },
+      pick,
     });
     strip.spans.forEach((span, k) => {
       span.classList.add(k < n ? `p${step(kl[k])}` : "after");
@@ -57,6 +58,7 @@ function build({ model, body, data, signal }) {
   const ticks = Array.from(kl, (v, k) => {
     const tick = h("i", { class: agree[k] ? "" : "no", style: { height: `${Math.max(2, (100 * v) / most)}%` }, title: `token ${k}: ${v.toFixed(4)} nats${agree[k] ? "" : ", another first choice"}` });
     tick.addEventListener("pointerenter", () => show(k), { signal });
+    tick.addEventListener("click", () => pick(k), { signal });
     return tick;
   });
   const chart = h("div", { class: "wb-kl", role: "img", "aria-label": `${sign} by token, at most ${most.toFixed(3)} nats` }, ticks);

@@ -9,7 +9,7 @@ from tests.attentions import make_attention, make_lens
 from tests.browser.bridge import Bridge
 from tests.browser.conftest import ARTIFACTS
 from tests.traces import make_image, make_sound, make_trace
-from widgets import AttentionView, DraftView, MediaInput, TokenView, to_html
+from widgets import AttentionView, DiffView, DraftView, MediaInput, TokenView, to_html
 from workbench.readings import keep
 
 AXE = Path(os.environ.get("WORKBENCH_AXE") or ARTIFACTS / "axe" / "node_modules" / "axe-core" / "axe.min.js")
@@ -25,7 +25,10 @@ pytestmark = pytest.mark.skipif(
 def test_pages(chromium, tmp_path, scheme):
     trace = make_trace(rounds=6, thought=2)
     kept = keep(trace, make_attention(trace), make_lens(trace))
-    path = to_html([TokenView(kept), AttentionView(kept), DraftView(kept)], tmp_path / "a.html")
+    path = to_html(
+        [TokenView(kept), AttentionView(kept), DraftView(kept), DiffView(kept, make_trace(rounds=6, seed=2))],
+        tmp_path / "a.html",
+    )
     context = chromium.new_context(color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
     tab = context.new_page()
     tab.goto(path.as_uri())
@@ -53,5 +56,6 @@ def test_inputs(chromium):
 def test_twice_the_size_still_fits(open_page, tmp_path):
     """200 % zoom of a 1,000 pixel window is one of 500."""
     trace = make_trace(rounds=6)
-    tab = open_page(to_html(trace, tmp_path / "a.html"), width=500, device_scale_factor=2)
+    views = [TokenView(trace), DraftView(trace), DiffView(trace, make_trace(rounds=6, seed=2))]
+    tab = open_page(to_html(views, tmp_path / "a.html"), width=500, device_scale_factor=2)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 500

@@ -134,3 +134,26 @@ def test_two_answers_side_by_side(open_page, picture, tmp_path):
     picture(tab, "diff-light")
     right.get_by_role("option").nth(7).hover()
     tab.get_by_text("nothing to compare").wait_for()
+
+
+def test_two_answers_by_keys_alone_and_in_a_narrow_page(open_page, picture, tmp_path):
+    view = DiffView(make_trace(tokens=9, seed=1), make_trace(tokens=9, seed=2))
+    tab = open_page(to_html(view, tmp_path / "a.html"), width=400, color_scheme="dark")
+    left, right = tab.get_by_role("listbox").all()
+    tab.keyboard.press("Tab")
+    assert left.get_by_role("option").nth(0).evaluate("node => node === document.activeElement")
+    tab.get_by_text("Token 0: KL ≥").wait_for()
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    tab.get_by_text("Token 3: KL ≥").wait_for()
+    tab.keyboard.press("Enter")
+    assert right.locator("[aria-selected=true]").count() == 1
+    tab.keyboard.press("Tab")  # the other answer, at the same word
+    assert right.get_by_role("option").nth(3).evaluate("node => node === document.activeElement")
+    tab.keyboard.press("Escape")
+    assert tab.locator("[aria-selected=true]").count() == 0
+    tab.locator(".wb-kl i").nth(2).click()  # what the mouse can do besides
+    assert left.locator("[aria-selected=true]").inner_text() == " circle"
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
+    assert right.bounding_box()["y"] > left.bounding_box()["y"] + 20  # below each other
+    picture(tab, "diff-dark-narrow")
