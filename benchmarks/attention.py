@@ -305,7 +305,12 @@ def main(given: Sequence[str] | None = None) -> int:
         args.repeats = 1
     with clock(cpu=args.cpu_time):
         model = shapes.build(args.shape)
-        lengths = [at_length(model, args, length) for length in args.lengths]
+        lengths = []
+        for length in args.lengths:
+            began = time.monotonic()
+            lengths.append(at_length(model, args, length))
+            took = {way: f"{seconds:.3g} s" for way, seconds in _seconds(lengths[-1]).items()}
+            print(f"T = {length:,} done in {time.monotonic() - began:.0f} s: {took}", file=sys.stderr, flush=True)
         code = finish([row for rows in lengths for row in rows], args)
     shape = shapes.SHAPES[args.shape]
     print(summary(lengths, shape.layers * shape.heads))
