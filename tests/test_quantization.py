@@ -232,6 +232,42 @@ def test_unknown_names_and_missing_packages():
 
 
 @pytest.mark.parametrize(
+    ("name", "package"),
+    [("nf4", "bitsandbytes"), ("bnb-int8", "bitsandbytes"), ("torchao-int8", "torchao"), ("metal", "kernels")],
+)
+def test_schemes_of_others_name_the_package_they_take(name, package, monkeypatch):
+    import importlib
+    import types
+
+    import transformers
+
+    from workbench.quantization import held_as
+
+    assert transformers.BitsAndBytesConfig, transformers.AutoConfig  # imported before imports are faked
+    spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == package else spec(n, *a))
+    with pytest.raises(ModelError, match=f"needs {package}: pip install {package}"):
+        held_as(WEIGHTS, name, "cpu")
+    real = importlib.import_module
+    scheme = types.SimpleNamespace(Int8WeightOnlyConfig=lambda: "8 bits")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == package else spec(n, *a))
+    monkeypatch.setattr(
+        importlib, "import_module", lambda n, *a: scheme if n == "torchao.quantization" else real(n, *a)
+    )
+    for kind in ("BitsAndBytesConfig", "TorchAoConfig", "MetalConfig"):
+        monkeypatch.setattr(transformers, kind, lambda kind=kind, **how: (kind, how))
+    held, how = held_as(WEIGHTS, name, "cpu")
+    assert held == name
+    expected = {
+        "nf4": ("BitsAndBytesConfig", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+        "bnb-int8": ("BitsAndBytesConfig", {"load_in_8bit": True}),
+        "torchao-int8": ("TorchAoConfig", {"quant_type": "8 bits"}),
+        "metal": ("MetalConfig", {}),
+    }
+    assert how == {"quantization_config": expected[name]}
+
+
+@pytest.mark.parametrize(
     "weights",
     [{"group_size": 128}, {"num_bits": 8}, {"symmetric": False}, {"strategy": "channel"}, {"actorder": "group"}],
 )

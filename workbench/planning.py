@@ -25,8 +25,26 @@ __all__ = ["LoadPlan", "Option", "made_of", "plan", "refuse"]
 CONTEXT = 8192  # tokens whose keys and values are counted when no context is asked for; the cache grows as it is used
 _DRAFTER = 0.85e9  # bytes of a drafter in 16 bit (423 M parameters)
 _SCHEMES = ("none", "int8", "int4+16", "int4")
-_LINEAR = {"none": 2.0, "int8": 1.0, "int4+16": 0.625, "int4": 0.625, "nf4": 0.56, "bnb-int8": 1.0, "metal": 0.625}
-_ENDS = {"none": 2.0, "int8": 1.0, "int4+16": 2.0, "int4": 1.0, "nf4": 2.0, "bnb-int8": 2.0, "metal": 2.0}
+_LINEAR = {
+    "none": 2.0,
+    "int8": 1.0,
+    "int4+16": 0.625,
+    "int4": 0.625,
+    "nf4": 0.56,
+    "bnb-int8": 1.0,
+    "torchao-int8": 1.0,
+    "metal": 0.625,
+}
+_ENDS = {
+    "none": 2.0,
+    "int8": 1.0,
+    "int4+16": 2.0,
+    "int4": 1.0,
+    "nf4": 2.0,
+    "bnb-int8": 2.0,
+    "torchao-int8": 2.0,
+    "metal": 2.0,
+}
 _SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 

@@ -61,6 +61,7 @@ _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  
 _OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "nf4": ("BitsAndBytesConfig", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "bitsandbytes"),
     "bnb-int8": ("BitsAndBytesConfig", {"load_in_8bit": True}, "bitsandbytes"),
+    "torchao-int8": ("TorchAoConfig", {}, "torchao"),
     "metal": ("MetalConfig", {}, "kernels"),
 }
 
@@ -393,6 +394,7 @@ def held_as(folder: Path, asked: str | None, device: str) -> tuple[str, dict[str
 
 
 def _other(name: str) -> Any:
+    import importlib
     import importlib.util
 
     import transformers
@@ -400,6 +402,8 @@ def _other(name: str) -> Any:
     kind, arguments, package = _OTHERS[name]
     if importlib.util.find_spec(package) is None:
         raise ModelError(f"quantization={name!r} needs {package}: pip install {package}")
+    if package == "torchao":  # its schemes are classes of its own
+        arguments = {"quant_type": importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()}
     return getattr(transformers, kind)(**arguments)
 
 
