@@ -63,10 +63,10 @@ class Oracle:
         rng = np.random.default_rng(wrong)
         real = type(drafter).draft
 
-        def draft(token, hidden, position, cache, count):
-            ids, logprobs = real(drafter, token, hidden, position, cache, count)
+        def draft(token, hidden, position, cache, count, further=None):
+            ids, logprobs = real(drafter, token, hidden, position, cache, count, further)
             at = position - len(truth.prompt) + 1
-            known = truth.tokens.token_id[at : at + count].tolist()
+            known = truth.tokens.token_id[at : at + len(ids)].tolist()
             return [
                 k if rng.random() < 0.8 else i for k, i in zip(known + ids[len(known) :], ids, strict=True)
             ], logprobs
@@ -229,6 +229,38 @@ def test_a_stop_token_inside_a_round_ends_the_run(plain, knowing, examples):
     assert b.finish == "stop_token"
 
 
+def test_a_round_of_automatic_length_drafts_nothing_past_a_stop_token(examples):
+    model = workbench.load("pocket", progress=False)
+    end = model.processor.tokenizer.convert_tokens_to_ids("<turn|>")
+    seen = 0
+    for k in range(4):
+        asked = {"images": [examples / "scene.png"], "temperature": 0, "max_new_tokens": 60, "draft": "auto"}
+        rounds = model.ask(("What is at the top left?", "Describe the image.")[k % 2], **asked).rounds
+        for ids, proposed in zip(rounds.draft_ids, rounds.proposed, strict=True):
+            made = ids[:proposed].tolist()
+            assert end not in made[:-1]
+            seen += end in made
+    assert seen
+
+
+def test_drafting_goes_on_only_while_it_is_worth_it(bad, examples):
+    """What ``further`` says is heard after every draft but the last, with its id and all logprobs so far."""
+    trace = bad.ask(STORY, images=[examples / "scene.png"], temperature=0, max_new_tokens=1, draft=0)
+    heard = []
+
+    def further(last, logprobs):
+        heard.append((last, len(logprobs)))
+        return len(logprobs) < 3
+
+    with torch.inference_mode():
+        cache, hidden, position = bad.behind_prompt(trace)
+        full, sure = bad._drafter.draft(5, hidden, position, cache, 6)
+        made, their = bad._drafter.draft(5, hidden, position, cache, 6, further)
+    assert made == full[:3]
+    assert their == pytest.approx(sure[:3])
+    assert heard == [(full[0], 1), (full[1], 2), (full[2], 3)]
+
+
 def test_a_stop_event_inside_a_round(knowing, plain, examples):
     stop = threading.Event()
     asked = {"images": [examples / "scene.png"], "temperature": 0, "max_new_tokens": 60}
@@ -308,7 +340,7 @@ def test_drafted_sampling_has_the_models_distribution(plain, bad, examples):
 
     before = start.tokens.token_id[:at].tolist()
     drafter = bad._drafter
-    drafter.draft = lambda token, hidden, position, cache, count: ([favourite] * count, [np.log(0.3)] * count)
+    drafter.draft = lambda token, hidden, position, cache, count, _: ([favourite] * count, [np.log(0.3)] * count)
     try:
         answers = [
             bad.branch(start, at - 1, before[-1], draft=1, seed=seed, max_new_tokens=at + 3)

@@ -28,25 +28,37 @@ class Always:
     def __init__(self, drafts):
         self.next = fixed(drafts)
 
-    def judged(self, accepted, proposed):
+    def further(self, logprobs):
+        return True
+
+    def judged(self, accepted, logprobs):
         pass
 
 
-def run(pace, share, cost, rng, tokens, noise=0.05, chooser=None):
-    """Simulate an answer; returns its seconds."""
+def run(pace, share, cost, rng, tokens, noise=0.05, chooser=None, drafter=None):
+    """Simulate an answer; returns its seconds.
+
+    ``drafter`` gives the chance that the next draft is kept and how sure the drafter is of it (a probability); without
+    one the chance is always ``share``, and the drafter says so.
+    """
     chooser = chooser or pace.run(sampled=False)
+    drafter = drafter or (lambda: (share, max(share, 1e-3)))
     seconds, left = 0.0, tokens
     while left > 0:
-        drafts = chooser.next(left - 1)
+        most = chooser.next(left - 1)
+        made = []
+        while len(made) < most and (not made or chooser.further([float(np.log(sure)) for _, sure in made])):
+            made.append(drafter())
+        drafts = len(made)
         took = cost(drafts + 1) * rng.normal(1, noise)
         pace.ran(drafts + 1, took)
         seconds += took
         if drafts:
-            made = drafts * DRAFT * rng.normal(1, noise)
-            pace.drafted(drafts, made)
-            seconds += made
-            kept = int(np.argmin(np.append(rng.random(drafts) < share, False)))
-            chooser.judged(kept, min(kept + 1, drafts))
+            drafting = drafts * DRAFT * rng.normal(1, noise)
+            pace.drafted(drafts, drafting)
+            seconds += drafting
+            kept = int(np.argmin(np.append(rng.random(drafts) < [chance for chance, _ in made], False)))
+            chooser.judged(kept, [float(np.log(sure)) for _, sure in made][: kept + 1])
             left -= min(kept + 1, left)
         else:
             left -= 1
@@ -77,6 +89,48 @@ def test_the_first_run_already_learns():
             for k in range(LONGEST + 1)
         )
         assert mean <= 1.25 * best
+
+
+def mixed(rng, easy, *, knows):
+    """A drafter of easy words (kept 98 times in 100) and hard ones (30), which may know how sure it can be."""
+
+    def draft():
+        chance = 0.98 if rng.random() < easy else 0.3
+        return chance, chance if knows else 0.8
+
+    return draft
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("easy", [0.9, 0.6, 0.3])
+def test_a_drafter_that_knows_when_it_is_sure_beats_every_fixed_length(device, easy):
+    cost, rng = DEVICES[device], np.random.default_rng(3)
+    fixed_lengths = [
+        np.mean(
+            [run(Pace(), 0, cost, rng, 60, chooser=Always(k), drafter=mixed(rng, easy, knows=True)) for _ in range(60)]
+        )
+        for k in range(LONGEST + 1)
+    ]
+    means = {}
+    for knows in (True, False):
+        pace = Pace()
+        for _ in range(4):
+            run(pace, 0, cost, rng, 60, drafter=mixed(rng, easy, knows=knows))
+        means[knows] = np.mean([run(pace, 0, cost, rng, 60, drafter=mixed(rng, easy, knows=knows)) for _ in range(60)])
+    assert means[True] <= 1.03 * min(fixed_lengths)
+    assert means[False] <= 1.10 * min(fixed_lengths)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_short_answer_the_drafter_is_sure_of_is_one_round(device):
+    """After long answers of which it was less sure: what was kept on average must not cut the round short."""
+    cost, rng = DEVICES[device], np.random.default_rng(4)
+    pace = Pace()
+    for _ in range(4):
+        run(pace, 0, cost, rng, 60, drafter=mixed(rng, 0.6, knows=True))
+    sure = lambda: (0.999, 0.999)  # noqa: E731
+    best = min(run(Pace(), 0, cost, rng, 9, 0, Always(k), sure) for k in range(LONGEST + 1))
+    assert np.mean([run(pace, 0, cost, rng, 9, drafter=sure) for _ in range(20)]) <= 1.10 * best
 
 
 def test_a_drafter_that_becomes_useful_is_noticed():

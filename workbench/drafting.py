@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +69,13 @@ class Drafter:
         return out
 
     def draft(
-        self, token: int, hidden: torch.Tensor, position: int, cache: Any, count: int
+        self,
+        token: int,
+        hidden: torch.Tensor,
+        position: int,
+        cache: Any,
+        count: int,
+        further: Callable[[int, list[float]], bool] | None = None,
     ) -> tuple[list[int], list[float]]:
         """Draft what comes after a token.
 
@@ -77,7 +84,8 @@ class Drafter:
             hidden: (1, hidden size) the model's last hidden state that predicted it.
             position: Where the token stands. All drafts are made from there.
             cache: The model's, of everything before the token.
-            count: How many.
+            count: How many at most.
+            further: Asked after each draft, with its id and the logprobs so far, whether another is worth its time.
 
         Returns:
             The drafts, and the logprob in nats of each under the drafter's own distribution.
@@ -91,7 +99,7 @@ class Drafter:
         state = hidden[None]
         ids, logprobs = [], []
         inner = self._layers(hidden, at, shared) if self._direct else self._model(at, shared)
-        for _ in range(count):
+        for made in range(1, count + 1):
             out = inner(a.pre_projection(torch.cat([self.embed(last), state], dim=-1)))
             state = a.post_projection(out)
             logits = a.lm_head(out) if a.masked_embedding is None else a.masked_embedding(out, a.lm_head.weight)
@@ -99,6 +107,9 @@ class Drafter:
             best, last = logits.max(dim=-1)
             ids.append(last)
             logprobs.append(best - logits.logsumexp(dim=-1))
+            # asking waits for the device: once a draft, and only where the answer can save one
+            if further is not None and made < count and not further(int(ids[-1]), [float(x) for x in logprobs]):
+                break
         return torch.cat(ids, dim=1)[0].tolist(), torch.cat(logprobs, dim=1)[0].tolist()
 
     def _model(self, at: torch.Tensor, shared: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -155,8 +166,8 @@ class Drafted:
         ended = run.emit(token, logits, scores, "plain")
         keep_all(run.cache)
         while not ended:
-            drafts = self._next(run.room - len(run.generated) - 1)
-            ended = self._round(engine, run, drafts) if drafts else self._step(engine, run)
+            most = self._next(run.room - len(run.generated) - 1)
+            ended = self._round(engine, run, most) if most else self._step(engine, run)
 
     def _step(self, engine: Engine, run: Run) -> bool:
         began = time.perf_counter()
@@ -168,13 +179,15 @@ class Drafted:
         token, scores = run.draw(logits)
         return run.emit(token, logits, scores, "plain")
 
-    def _round(self, engine: Engine, run: Run, drafts: int) -> bool:
-        """One round. Returns whether the run ended in it."""
+    def _round(self, engine: Engine, run: Run, most: int) -> bool:
+        """One round, of at most so many drafts. Returns whether the run ended in it."""
         import torch
 
         began = time.perf_counter()
         last, position = run.generated[-1], run.ids.shape[1] - 1
-        ids, draft_logprob = self.drafter.draft(last, run.hidden, position, run.cache, drafts)
+        further = partial(self._further, run.stops) if self.chooser else None
+        ids, draft_logprob = self.drafter.draft(last, run.hidden, position, run.cache, most, further)
+        drafts = len(ids)
         drafted = time.perf_counter()
         hidden = engine.rows([last, *ids], position, run.cache)
         logits = engine.logits(hidden)
@@ -207,8 +220,12 @@ class Drafted:
         row["target_logprob"] = [*target_logprob[:seen], *[float("nan")] * (drafts - seen)]
         crop(run.cache, drafts - row["accepted"])
         if self.chooser:
-            self.chooser.judged(row["accepted"], seen)
+            self.chooser.judged(row["accepted"], draft_logprob[:seen])
         return ended
+
+    def _further(self, stops: frozenset[int], draft: int, logprobs: list[float]) -> bool:
+        """Whether a round of automatic length goes on after a draft. Nothing comes after a stop token."""
+        return draft not in stops and self.chooser is not None and self.chooser.further(logprobs)
 
     def rounds(self) -> Rounds:
         """What was drafted, as columns."""

@@ -3,14 +3,17 @@
 A round of k drafts emits 1 + a1 + a1·a2 + … tokens on average, where a_i is the share of i-th drafts kept among those
 judged, and takes k drafts and one pass over k + 1 rows. On a GPU that pass costs about what one row does; on a CPU it
 can cost several times as much, and then no acceptance makes long rounds worth their time. So both are measured while
-decoding, and the length with the most tokens a second is taken.
+decoding. The fixed length with the most tokens a second says what a second is worth; within a round, drafting then goes
+on for as long as one more draft promises more tokens than its seconds are worth. How likely a draft is to be kept is
+read from how sure the drafter was of it, by what became of drafts it was as sure of.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 __all__ = ["Pace"]
@@ -21,6 +24,9 @@ _KEPT = 15  # timings remembered a length
 _MEMORY = 0.9  # weight of earlier runs against one more round
 _TRUST = 6.0  # rounds of this run that weigh as much as all earlier runs
 _SURE = 4  # timings of a length after which its median is believed
+_EDGES = tuple(math.log(p) for p in (0.3, 0.5, 0.7, 0.85, 0.95, 0.99))  # kinds of sureness, as the drafter's logprob
+_TYPICAL = (0.2, 0.4, 0.6, 0.78, 0.9, 0.97, 0.995)  # what is believed of each before anything is known
+_FADING = 0.98  # weight of earlier drafts of a kind against one more
 _PROBE = 24  # plain tokens until a draft is tried again, doubled each time it did not pay
 
 
@@ -38,6 +44,11 @@ class Pace:
         self._kept: dict[bool, list[list[float]]] = {
             sampled: [[0.0, 0.0] for _ in range(longest)] for sampled in (False, True)
         }
+        self._sure: dict[bool, list[list[float]]] = {
+            sampled: [[2.0 * typical, 2.0] for typical in _TYPICAL] for sampled in (False, True)
+        }
+        # the same of the draft after one of which the drafter was so sure: easy words come together
+        self._after = {sampled: [[2.0 * 0.8, 2.0] for _ in _TYPICAL] for sampled in (False, True)}
 
     def ran(self, rows: int, seconds: float) -> None:
         """A pass of the target over so many rows took so long."""
@@ -47,17 +58,45 @@ class Pace:
         """So many drafts took so long."""
         self._drafts.append(seconds / count)
 
-    def judged(self, accepted: int, proposed: int, sampled: bool) -> None:
-        """A round kept ``accepted`` of ``proposed`` drafts."""
-        for i, (hits, tries) in enumerate(self._kept[sampled][:proposed]):
-            if i > accepted:
-                break
-            self._kept[sampled][i] = [hits * _MEMORY + (i < accepted), tries * _MEMORY + 1]
+    def judged(self, accepted: int, logprobs: Sequence[float], sampled: bool) -> None:
+        """A round kept ``accepted`` of the drafts that were judged, of which the drafter was so sure (nats)."""
+        for i, logprob in enumerate(logprobs[: accepted + 1]):
+            noted = [(self._kept[sampled], i, _MEMORY), (self._sure[sampled], bisect(_EDGES, logprob), _FADING)]
+            if i:
+                noted.append((self._after[sampled], bisect(_EDGES, logprobs[i - 1]), _FADING))
+            for table, at, fading in noted:
+                hits, tries = table[at]
+                table[at] = [hits * fading + (i < accepted), tries * fading + 1]
+
+    def promise(self, logprobs: Sequence[float], sampled: bool) -> float:
+        """How likely drafts of which the drafter was so sure (nats) are all kept, and one more after them."""
+        at = [bisect(_EDGES, logprob) for logprob in logprobs]
+        shares = [self._sure[sampled][k] for k in at] + [self._after[sampled][at[-1]]]
+        return math.prod(hits / tries for hits, tries in shares)
+
+    def another(self) -> float:
+        """Seconds one more draft adds to a round: its own, and one more row of the pass, on the line through them all.
+
+        A line, because the difference of two medians is mostly their noise. It leaves out a single row, which many
+        devices multiply in another way, where there are two other lengths.
+        """
+        known = {rows: timed for rows, timed in self._passes.items() if timed}
+        if len(known) > 2:
+            known.pop(1, None)
+        weights = {rows: float(len(timed)) for rows, timed in known.items()}
+        total = sum(weights.values()) or 1.0
+        middle = sum(rows * w for rows, w in weights.items()) / total
+        spread = sum(w * (rows - middle) ** 2 for rows, w in weights.items())
+        rise = sum(w * (rows - middle) * median(known[rows]) for rows, w in weights.items())
+        return self.draft_s() + (max(0.0, rise / spread) if spread else 0.0)
+
+    def draft_s(self) -> float:
+        """Seconds a draft takes: measured, or a seventh of a plain step."""
+        return median(self._drafts) if self._drafts else 0.15 * self._seconds(1)
 
     def cost(self, drafts: int) -> float:
         """Seconds a round of this many drafts takes: measured, or on the line through what was measured."""
-        verify = self._seconds(drafts + 1)
-        return verify + drafts * (median(self._drafts) if self._drafts else 0.15 * self._seconds(1))
+        return self._seconds(drafts + 1) + drafts * self.draft_s()
 
     def hoped(self, drafts: int) -> float | None:
         """What such a round might take if its few timings were unlucky; None where there are none, or enough.
@@ -114,27 +153,38 @@ class Chooser:
         self._first = [k for k in _FIRST if not pace._passes.get(k + 1)]  # noqa: SLF001 (one thing in two classes)
         self._plain = 0
         self._patience = _PROBE
+        self._rate: float | None = None  # tokens a second at the best fixed length; None while a length is tried out
 
     def next(self, room: int) -> int:
-        """Drafts for the next round, at most ``room``."""
+        """Most drafts of the next round, at most ``room``; ``further`` may end it sooner."""
+        self._rate = None
         if room <= 0:
             return 0
         if self._first:
             return min(self._first.pop(0), room)
         best = max(range(min(room, self.pace.longest) + 1), key=lambda k: self.expected(k) / self.pace.cost(k))
-        rate = self.expected(best) / self.pace.cost(best)
+        rate, tried = self.expected(best) / self.pace.cost(best), False
         for k in range(min(room, self.pace.longest) + 1):
             hoped = self.pace.hoped(k)
             if hoped is not None and self.expected(k) / hoped > rate:
-                best, rate = k, self.expected(k) / hoped
+                best, rate, tried = k, self.expected(k) / hoped, True
         if best:
             self._plain, self._patience = 0, _PROBE
-            return best
+            if tried:
+                return best
+            self._rate = rate
+            return min(room, self.pace.longest)
         self._plain += 1
         if self._plain >= self._patience:
             self._plain, self._patience = 0, 2 * self._patience
             return 1
         return 0
+
+    def further(self, logprobs: Sequence[float]) -> bool:
+        """Whether one more draft is worth its seconds after these (nats, as the drafter has them)."""
+        if self._rate is None:
+            return True
+        return self.pace.promise(logprobs, self.sampled) > self._rate * self.pace.another()
 
     def expected(self, drafts: int) -> float:
         """Tokens that a round of this many drafts emits, on average."""
@@ -144,12 +194,12 @@ class Chooser:
         ]
         return 1.0 + sum(math.prod(kept[: i + 1]) for i in range(drafts))
 
-    def judged(self, accepted: int, proposed: int) -> None:
+    def judged(self, accepted: int, logprobs: Sequence[float]) -> None:
         """As :meth:`Pace.judged`, for this run and for later ones."""
-        for i in range(min(accepted + 1, proposed)):
+        for i in range(min(accepted + 1, len(logprobs))):
             self._own[i][0] += i < accepted
             self._own[i][1] += 1
-        self.pace.judged(accepted, proposed, self.sampled)
+        self.pace.judged(accepted, logprobs, self.sampled)
 
 
 def _on_line(known: dict[int, float], rows: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from workbench.pocket.handwriting import draw, sheet
 from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
 from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, missing, picture_said, random_turn, sound_said
-from workbench.pocket.tones import random_beeps, timed
+from workbench.pocket.tones import MOST, random_beeps, timed
 from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES, Scene, changed, random_scene, render
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ SYSTEM = (
 )  # fmt: skip
 
 
+BOTH_TASKS = ("heard and found", "see and hear")
 CROWD_TASKS = ("place", "colour", "shape", "count", "yes or no")
 
 
@@ -45,6 +46,10 @@ class Mix:
             shapes seen for the same work), of a handwritten digit, of four, of what is not of this world, and of pairs.
         few: questions over one picture without shapes, where most of them are alike.
         beeps: share of beeps among sounds without a picture.
+        together: share, over a picture and a sound, of questions that need both.
+        alike: share of scenes in which something has another's colour or shape.
+        still: share of pairs in which nothing changes, before those that ``changed`` leaves alone.
+        many: share of beeps that are three at least, before those that are by chance.
     """
 
     rows: int = 16
@@ -62,6 +67,10 @@ class Mix:
     two: float = 0.14
     beeps: float = 0.14
     few: int = 3
+    together: float = 0.0
+    alike: float = 0.0
+    still: float = 0.0
+    many: float = 0.0
 
 
 class Teller:
@@ -220,6 +229,8 @@ def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
     beeps = None
     if hears and not sees and rng.random() < mix.beeps:
         word, beeps = None, random_beeps(rng)
+        if _chance(mix.many, rng):
+            beeps = replace(beeps, count=int(rng.integers(3, MOST + 1)))
     if not sees:
         return Shown(word=word, beeps=beeps), False
     if not hears:
@@ -235,14 +246,30 @@ def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
         kind -= mix.odd
         if kind < mix.two:
             scene = random_scene(rng, 1, 3)
-            return Shown(scene, after=changed(scene, rng)), False
+            return Shown(scene, after=scene if _chance(mix.still, rng) else changed(scene, rng)), False
         if kind - mix.two < mix.crowd:
             return Shown(random_scene(rng, 4, 9)), True
     scene = random_scene(rng, 0 if rng.random() < 0.06 else 1, 4)
+    if len(scene.things) > 1 and _chance(mix.alike, rng):
+        scene = _alike(scene, rng)
     if word is not None and scene.things and rng.random() < 0.6:  # a word that is in the picture
         thing = scene.things[int(rng.integers(len(scene.things)))]
         word = (thing.shape, thing.shape, thing.colour, DIGITS[len(scene.things)])[int(rng.integers(4))]
     return Shown(scene, word, beeps=beeps), False
+
+
+def _chance(share: float, rng: np.random.Generator) -> bool:
+    """True that often; without any draw at 0, so that a recipe without the setting keeps its batches."""
+    return share > 0 and rng.random() < share
+
+
+def _alike(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene, one thing with the colour or the shape of another: chance alone makes few of them."""
+    things = list(scene.things)
+    k, other = (int(x) for x in rng.choice(len(things), 2, replace=False))
+    like = things[other]
+    things[k] = replace(things[k], colour=like.colour) if rng.random() < 0.5 else replace(things[k], shape=like.shape)
+    return Scene(tuple(things))
 
 
 def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator) -> Tree:
@@ -260,6 +287,8 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
 
     def ask() -> Turn:
         odd = missing(shown, rng) if rng.random() < 0.04 else None
+        if seen and heard and _chance(mix.together, rng):
+            return random_turn(shown, rng, BOTH_TASKS)
         return odd or random_turn(shown, rng, CROWD_TASKS if crowded else None)
 
     if media and rng.random() < 0.06:  # the question before the picture or sound

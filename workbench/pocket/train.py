@@ -27,7 +27,7 @@ class Recipe:
         look: weight of a second loss: a linear head, thrown away afterwards, reads off every image token's hidden state
             in the middle of the network what fills that ninth of the picture (see ``aids``).
         hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
-            fourth, towards a word's end, which word it is. A word's answer is one token among hundreds.
+            one of index ``late``, towards a word's end, which word it is. A word's answer is one token among hundreds.
         begin: folder of the weights to start from, with their tokenizer; empty for random ones.
         retokenize: learn a new tokenizer all the same: for a world whose words are others now.
     """
@@ -42,6 +42,7 @@ class Recipe:
     voices: int = 360
     look: float = 0.0
     hear: float = 0.0
+    late: int = 3
     begin: str = ""
     retokenize: bool = False
     mix: Mix = field(default_factory=Mix)
@@ -79,6 +80,13 @@ STAGES = {
         mix=Mix(
             rows=20, length=200, image=0.5, both=0.22, audio=0.2, text=0.08, budget=194, most=6, digit=0.09,
             sheet=0.08, odd=0.05, two=0.18, beeps=0.5,
+        ),
+    ),
+    6: Recipe(
+        steps=2200, muon=0.016, adam=9e-4, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.42, both=0.3, audio=0.22, text=0.06, budget=194, most=6, digit=0.08,
+            sheet=0.1, odd=0.05, two=0.24, beeps=0.5, together=0.45, alike=0.4, still=0.12, many=0.5,
         ),
     ),
 }  # fmt: skip
@@ -241,7 +249,7 @@ def train(
         senses.start(model, recipe.seed)
     senses.coarse(model)
     look = Look(model) if recipe.look else None
-    hear = Hear(model) if recipe.hear else None
+    hear = Hear(model, late=recipe.late) if recipe.hear else None
     head = torch.nn.ModuleDict({n: aid.head for n, aid in (("look", look), ("hear", hear)) if aid})
     optimizer = Optimizer(model, recipe, head)
     path = out / "checkpoint.pt"
@@ -330,7 +338,7 @@ def main() -> None:
     parser.add_argument(
         "--stage", type=int, choices=tuple(STAGES), default=1,
         help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; "
-        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates",
+        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
