@@ -476,6 +476,30 @@ def test_a_tokenizer_is_kept_as_it_lies(tmp_path):
         assert (tmp_path / name).read_text("utf-8") == (WEIGHTS / name).read_text("utf-8")
 
 
+def test_a_flock_has_one_colour_or_one_shape_but_for_one():
+    from workbench.pocket.data import Mix, draw_shown
+
+    mix = Mix(image=1.0, both=0.0, audio=0.0, text=0.0, digit=0.0, sheet=0.0, odd=0.0, two=0.0, flock=1.0)
+    rng = np.random.default_rng(5)
+    scenes = [draw_shown(mix, rng)[0].scene for _ in range(60)]
+    large = [scene for scene in scenes if len(scene.things) > 2]
+    assert len(large) > 20
+    for scene in large:
+        most = max([len(scene.having(colour)) for colour in COLOURS] + [len(scene.having(shape=s)) for s in SHAPES])
+        assert most >= len(scene.things) - 1
+        assert len({thing.place for thing in scene.things}) == len(scene.things)
+
+
+def test_a_drill_asks_how_many_and_where(processor):
+    from workbench.pocket.data import Mix, Teller, _tree
+
+    mix = Mix(image=1.0, both=0.0, audio=0.0, text=0.0, digit=0.0, sheet=0.0, odd=0.0, two=0.0, drill=1.0)
+    rng = np.random.default_rng(5)
+    asked = [b.task for _ in range(8) for b in _tree(Teller(processor.tokenizer), Tones(), mix, rng).branches]
+    drilled = sum(task in ("count", "where") for task in asked)
+    assert drilled > 0.85 * len(asked) > 10  # the rest is what is missing, asked about now and then
+
+
 def test_frames_of_beeps_know_how_many_have_begun():
     shown = Shown(beeps=Beeps(3, high=True))
     kind, (cut, ends) = sounds(shown, Tones(), np.random.default_rng(4))[0]

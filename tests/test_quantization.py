@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import workbench  # noqa: E402
 from tests.packed import compressed_folder, grid_folder, linears  # noqa: E402
-from workbench import grid, repack  # noqa: E402
+from workbench import grid, repack, tiles  # noqa: E402
 from workbench.errors import Incompatible, ModelError  # noqa: E402
 from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, kernel_for, layers  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
@@ -107,6 +107,51 @@ def test_rows_of_a_pass_do_not_change_each_other():
     layer.finish()
     x = torch.randn((6, 64), generator=generator)
     assert torch.allclose(layer(x), torch.cat([layer(row[None]) for row in x]), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(
+    "height", [64, 48, 1088]
+)  # of blocks that lie together, of no whole number of them, of two cuts
+def test_many_rows_give_what_each_row_gives(dtype, height):
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn((height, 96), generator=generator).to(dtype)
+    x = torch.randn((tiles.MANY, 96), generator=generator).to(dtype)
+    int4, int8 = Int4Linear(height, 96, dtype), Int8Linear(height, 96, dtype)
+    int4.take(*grid.to_grid(weight)[:2], "cpu")
+    int8.take(*grid.to_int8(weight), "cpu")
+    for layer in (int4, int8):
+        layer.finish()
+        together, one_by_one = layer(x).double(), torch.cat([layer(row[None]) for row in x]).double()
+        largest = float(one_by_one.abs().max())
+        steps = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}[dtype]
+        assert float((together - one_by_one).abs().max()) <= steps * largest
+        assert together.shape == (tiles.MANY, height)
+
+
+def test_the_order_of_packed_codes_is_found_out_and_read_back():
+    size = tiles.block()
+    if size is None and torch.backends.cpu.get_cpu_capability() not in {"AVX2", "AVX512"}:
+        pytest.skip(f"this processor ({torch.backends.cpu.get_cpu_capability()}) packs in another way")
+    assert size in {32, 64}
+    packed, scale, _ = grid.to_grid(torch.randn((2 * size, 64), generator=torch.Generator().manual_seed(5)))
+    layer = Int4Linear(2 * size, 64, torch.float32)
+    layer.take(packed, scale, "cpu")
+    layer.finish()
+    expected = grid.values(packed, scale)
+    assert torch.equal(tiles.values(layer.packed, layer.scale, 0, 2 * size), expected.T)
+    assert torch.equal(tiles.values(layer.packed, layer.scale, size, 2 * size), expected[size:].T)
+
+
+def test_a_processor_that_packs_in_another_way_leaves_all_rows_to_the_kernel(monkeypatch):
+    monkeypatch.setattr(tiles, "block", lambda: None)
+    monkeypatch.setattr(tiles, "product", lambda *_: pytest.fail("unpacked in an order nobody knows"))
+    packed, scale, _ = grid.to_grid(torch.randn((64, 64), generator=torch.Generator().manual_seed(6)))
+    layer = Int4Linear(64, 64, torch.float32)
+    layer.take(packed, scale, "cpu")
+    layer.finish()
+    x = torch.randn((80, 64), generator=torch.Generator().manual_seed(7))
+    assert torch.allclose(layer(x), x @ grid.values(packed, scale).T, atol=1e-4)
 
 
 def test_bytes_a_weight():

@@ -28,7 +28,7 @@ __all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe
 
 CORE = ("anywidget", "ipywidgets", "numpy", "pandas", "pillow", "plotly", "pyarrow", "soundfile", "soxr")
 EXTRAS = {
-    "model": ("accelerate", "torch", "torchvision", "transformers"),
+    "model": ("accelerate", "av", "torch", "torchvision", "transformers"),
     "lab": ("ipykernel", "jupyterlab"),
     "demo": ("gradio", "segno"),
 }

@@ -3,7 +3,7 @@
 How a packed weight lies in memory differs by device and, on the CPU, by the instructions it has. So it is stored in
 one form (see :mod:`workbench.grid`) and packed for the device when it is loaded:
 
-    cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit
+    cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit; many rows: :mod:`workbench.tiles`
     tiled    ``_weight_int4pack_mm``: CUDA from compute capability 8.0, and Apple's MPS; bfloat16 only
     plain    the stored form; the layer is unpacked each time it is used. Everywhere else, and for shapes that a kernel
              does not take
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench import grid
+from workbench import grid, tiles
 from workbench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -117,13 +117,13 @@ class Int4Linear(_Packed):
         # a group's value is (code - 8) * scale + zero in the kernels; zero is 0 here
         both = torch.stack((scale, torch.zeros_like(scale)), dim=-1).transpose(0, 1).contiguous()
         if self.kernel == "cpu":
-            tiles = torch._convert_weight_to_int4pack_for_cpu(grid.unpack(packed).to(torch.int32), 1)  # noqa: SLF001
+            laid = torch._convert_weight_to_int4pack_for_cpu(grid.unpack(packed).to(torch.int32), 1)  # noqa: SLF001
         else:
             swapped = ((packed & 15) << 4 | packed >> 4).to(
                 device
             )  # these kernels want the even column in the high half
-            tiles = torch._convert_weight_to_int4pack(swapped, _tiles(self.in_features))  # noqa: SLF001
-        self._ready = {"packed": tiles, "scale": both}
+            laid = torch._convert_weight_to_int4pack(swapped, _inner(self.in_features))  # noqa: SLF001
+        self._ready = {"packed": laid, "scale": both}
         if self.kernel == "tiled":
             self._prove(packed[:16].to(device), scale[:16])
 
@@ -140,6 +140,9 @@ class Int4Linear(_Packed):
 
     def _product(self, x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         if self.kernel == "cpu":
+            size = tiles.block()
+            if size and len(x) >= tiles.MANY and self.out_features % size == 0:
+                return tiles.product(x, packed, scale)
             return torch._weight_int4pack_mm_for_cpu(x, packed, grid.GROUP, scale)  # noqa: SLF001
         if self.kernel == "tiled":
             return torch._weight_int4pack_mm(x, packed, grid.GROUP, scale)  # noqa: SLF001
@@ -224,7 +227,9 @@ class Int8Head(nn.Module):
 def int8_product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (…, K) by int8 weights (N, K) with a scale a row (N,)."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    if flat.device.type in ("cpu", "mps"):
+    if flat.device.type == "cpu" and len(flat) >= tiles.MANY:
+        out = tiles.product8(flat, packed, scale)
+    elif flat.device.type in ("cpu", "mps"):
         out = torch._weight_int8pack_mm(flat, packed, scale)  # noqa: SLF001
     else:
         out = flat @ packed.to(flat.dtype).T * scale
@@ -245,7 +250,7 @@ def kernel_for(device: torch.device, dtype: torch.dtype, rows: int) -> str:
     return "tiled" if able and dtype == torch.bfloat16 and rows % 8 == 0 else "plain"
 
 
-def _tiles(columns: int) -> int:
+def _inner(columns: int) -> int:
     """The largest tile of the kernel's inner dimension that divides a layer's columns."""
     return next(tiles for tiles in (8, 4, 2) if columns % (16 * tiles) == 0)
 

@@ -15,7 +15,7 @@ from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
 from workbench.pocket.questions import TASKS, WORDS, Shown, Turn, missing, picture_said, random_turn, sound_said
 from workbench.pocket.tones import MOST, random_beeps, timed
-from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES, Scene, changed, random_scene, render
+from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES, Scene, Thing, changed, random_scene, render
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +30,7 @@ SYSTEM = (
 
 
 BOTH_TASKS = ("heard and found", "see and hear")
+DRILL_TASKS = ("count", "where")
 CROWD_TASKS = ("place", "colour", "shape", "count", "yes or no")
 
 
@@ -50,6 +51,8 @@ class Mix:
         alike: share of scenes in which something has another's colour or shape.
         still: share of pairs in which nothing changes, before those that ``changed`` leaves alone.
         many: share of beeps that are three at least, before those that are by chance.
+        flock: share of scenes in which all things but one at most have one colour or one shape.
+        drill: share of questions over a scene that ask how many, or where.
     """
 
     rows: int = 16
@@ -71,6 +74,8 @@ class Mix:
     alike: float = 0.0
     still: float = 0.0
     many: float = 0.0
+    flock: float = 0.0
+    drill: float = 0.0
 
 
 class Teller:
@@ -252,6 +257,8 @@ def draw_shown(mix: Mix, rng: np.random.Generator) -> tuple[Shown, bool]:
     scene = random_scene(rng, 0 if rng.random() < 0.06 else 1, 4)
     if len(scene.things) > 1 and _chance(mix.alike, rng):
         scene = _alike(scene, rng)
+    if len(scene.things) > 2 and _chance(mix.flock, rng):
+        scene = _flock(scene, rng)
     if word is not None and scene.things and rng.random() < 0.6:  # a word that is in the picture
         thing = scene.things[int(rng.integers(len(scene.things)))]
         word = (thing.shape, thing.shape, thing.colour, DIGITS[len(scene.things)])[int(rng.integers(4))]
@@ -272,6 +279,19 @@ def _alike(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(tuple(things))
 
 
+def _flock(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene, all its things but one at most with one colour or one shape."""
+    like, odd = (scene.things[int(k)] for k in rng.choice(len(scene.things), 2, replace=False))
+    by_colour, all_of_them = rng.random() < 0.5, rng.random() < 0.3
+
+    def joined(thing: Thing) -> Thing:
+        if thing is odd and not all_of_them:
+            return thing
+        return replace(thing, colour=like.colour) if by_colour else replace(thing, shape=like.shape)
+
+    return Scene(tuple(joined(thing) for thing in scene.things))
+
+
 def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator) -> Tree:
     shown, crowded = draw_shown(mix, rng)
     seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
@@ -289,6 +309,8 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
         odd = missing(shown, rng) if rng.random() < 0.04 else None
         if seen and heard and _chance(mix.together, rng):
             return random_turn(shown, rng, BOTH_TASKS)
+        if odd is None and shown.scene is not None and shown.after is None and _chance(mix.drill, rng):
+            return random_turn(shown, rng, DRILL_TASKS)
         return odd or random_turn(shown, rng, CROWD_TASKS if crowded else None)
 
     if media and rng.random() < 0.06:  # the question before the picture or sound

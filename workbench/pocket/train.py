@@ -89,6 +89,14 @@ STAGES = {
             sheet=0.1, odd=0.05, two=0.24, beeps=0.5, together=0.45, alike=0.4, still=0.12, many=0.5,
         ),
     ),
+    7: Recipe(
+        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.52, both=0.18, audio=0.24, text=0.06, budget=194, most=6, digit=0.07,
+            sheet=0.07, odd=0.05, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.6, flock=0.3,
+            drill=0.35,
+        ),
+    ),
 }  # fmt: skip
 
 
@@ -338,7 +346,7 @@ def main() -> None:
     parser.add_argument(
         "--stage", type=int, choices=tuple(STAGES), default=1,
         help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; "
-        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong",
+        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong; 7: counts",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
