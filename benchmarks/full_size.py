@@ -120,6 +120,11 @@ def _random(model: Any, four_bit: set[str]) -> Iterator[tuple[str, Any]]:
             yield key, fill(block, tuple(tensor.shape), torch.bfloat16)
 
 
+def _say(text: str) -> None:
+    """How far it is: the whole takes an hour on two cores."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
 def _run(folder: Path, quantization: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(folder), quantization], capture_output=True, text=True, check=False
@@ -151,12 +156,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise SystemExit(f"{name} has {free / 1e9:.1f} GB free; {needed / 1e9:.0f} GB are needed.")
         root, rows = Path(name), {}
         for form in args.forms:
+            _say(f"writing random weights of {shape.name}, {form}")
             write(shape, root / form, packed=form == "packed")
+            _say("loading them as int4, and asking about a picture and a sound")
             rows[form] = _run(root / form, "int4")
+            _say(f"loaded in {rows[form]['load_s']:.0f} s, {rows[form]['held'] / 1e9:.2f} GB held")
             if form == args.forms[-1]:
+                _say("keeping them packed, as `workbench quantize` does")
                 began = time.perf_counter()
                 repack.quantize(root / form, root / "kept")
-                rows["kept"] = {**_run(root / "kept", ""), "write_s": time.perf_counter() - began}
+                wrote = time.perf_counter() - began
+                _say(f"written in {wrote:.0f} s; loading that")
+                rows["kept"] = {**_run(root / "kept", ""), "write_s": wrote}
             shutil.rmtree(root / form)
     print(
         "| source | load s | held GB | peak GB | first token s | s a token | bytes a token / bandwidth |\n|"

@@ -126,7 +126,7 @@ def test_some_layers_heads_and_tokens_are_a_part_of_all(model):
 def test_few_rows_at_a_time_are_the_same_rows(model, monkeypatch):
     trace = ask(model, "one image")
     a = model.attend(trace, rollout=True)
-    monkeypatch.setattr(attention, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(attention, "_CHUNK_CPU", 1)
     b = model.attend(trace, rollout=True)
     for x, y in zip((*a.weights, a.rollout), (*b.weights, b.rollout), strict=True):
         np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32), atol=2 * HALF)

@@ -382,6 +382,22 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, no_speech):
         train(_tiny(), tmp_path)
 
 
+def test_a_full_disk_is_said_before_training_and_keeps_the_last_checkpoint(monkeypatch, tmp_path, capsys):
+    from types import SimpleNamespace
+
+    from workbench.pocket import train as training
+
+    (tmp_path / "checkpoint.pt").write_bytes(b"the last one")
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        training.main()
+    assert "3 MB free" in str(stopped.value.code)
+    assert "run the same command again" in str(stopped.value.code)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == b"the last one"
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
 def test_a_missing_synthesiser_says_how_to_mend_it(monkeypatch, tmp_path):
     monkeypatch.setattr(speech.shutil, "which", lambda name: None)
     with pytest.raises(MediaError, match="apt-get install"):

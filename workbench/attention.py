@@ -46,6 +46,7 @@ NAME = "workbench_rows"
 """What the attention function is registered as."""
 
 _CHUNK_BYTES = 64 << 20  # of scores held at once
+_CHUNK_CPU = 2 << 20  # on a processor: what stays in its cache, since the scores are gone through four times
 _ROLLOUT_MOST = 8192  # positions; two float32 matrices of this side are 0.5 GB
 _LOGIT_ROWS = 64
 
@@ -90,11 +91,13 @@ class _Rows:
             allowed = _allowed(mask, self.rows, key.shape[2])  # (R, S)
             seen = allowed.any(dim=0).nonzero()[:, 0]
             first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
-            parts = [
-                part.half().cpu()
-                for part in _weights(query, key[:, :, first:last], self.rows, allowed[:, first:last], scale, self.heads)
-            ]
-            self.weights[layer] = torch.cat(parts, dim=1).numpy()
+            heads = query.shape[1] if self.heads is None else len(self.heads)
+            kept, done = torch.empty((heads, len(self.rows), last - first), dtype=torch.float16), 0
+            seen_keys = key[:, :, first:last]
+            for part in _weights(query, seen_keys, self.rows, allowed[:, first:last], scale, self.heads):
+                kept[:, done : done + part.shape[1]].copy_(part)
+                done += part.shape[1]
+            self.weights[layer] = kept.numpy()
             self.starts[layer] = first
         if self.rollout is not None:
             everything = torch.arange(query.shape[2], device=query.device)
@@ -128,7 +131,8 @@ def _weights(
     if heads is not None:
         q, k, groups = q[heads], k[heads // groups], 1
     H, R, D = q.shape
-    chunk = max(1, _CHUNK_BYTES // max(1, 4 * H * k.shape[1]))
+    held = _CHUNK_CPU if q.device.type == "cpu" else _CHUNK_BYTES
+    chunk = max(1, held // max(1, 4 * H * k.shape[1]))
     hidden = ~allowed
     for start in range(0, R, chunk):
         part = q[:, start : start + chunk].reshape(k.shape[0], -1, D)  # heads of a group side by side

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import masks
 from workbench.cache import PrefixCache, keep_all, keep_window, rewound
 from workbench.errors import ModelError
+from workbench.finite import NotFinite, check, culprit, refusal
 from workbench.prompt import Request
 from workbench.recording import Recorder
 from workbench.trace import Rounds
@@ -70,9 +71,13 @@ class Run:
 
         Returns:
             The token, and the processed logits (1, V) it was drawn from.
+
+        Raises:
+            NotFinite: There is nothing to choose from.
         """
         import torch
 
+        check(logits)
         scores = self.processors(self.ids, logits)
         if self.sample:
             probabilities = torch.softmax(scores, dim=-1)
@@ -121,7 +126,6 @@ class Engine:
         Returns:
             (1, V) float32 logits of the first generated token; ``run.cache`` and ``run.hidden`` are set.
         """
-        import torch
         from transformers import DynamicCache
 
         began = time.perf_counter()
@@ -150,8 +154,7 @@ class Engine:
         run.cache, run.hidden, run.cached = cache, rows[:, -1], start
         run.prompt_rows = rows[0] if run.whole else None
         logits = self.logits(rows[:, -1])
-        if not bool(torch.isfinite(logits).all()):
-            self._say_where(rows)
+        check(logits)
         run.prefill_s = time.perf_counter() - began
         return logits
 
@@ -199,13 +202,22 @@ class Engine:
             return self.transformer.model.language_model(input_ids=ids, **given).last_hidden_state
         return self.transformer.model(input_ids=ids, mm_token_type_ids=types, **given, **media).last_hidden_state
 
-    def _say_where(self, rows: torch.Tensor) -> None:
-        raise ModelError(
-            "The model's logits are not finite (NaN or infinity)"
-            + (", and neither is its last hidden state" if not bool(rows.isfinite().all()) else "")
-            + ". Its weights may be damaged, or 16-bit floating point is too narrow for it: load it with another "
-            "quantization=, or run `workbench doctor`."
-        )
+    def refuse(self, run: Run) -> ModelError:
+        """Why a run whose logits are not finite ends: one more pass over its tokens, every layer watched."""
+        import torch
+        from transformers import DynamicCache
+
+        self.prefixes.clear()  # what was computed in this run may be wrong too
+        device = self.transformer.device
+        types = torch.nn.functional.pad(run.request.type_ids, (0, len(run.generated))).to(device)
+        media = {k: v.to(device) for k, v in run.request.media_inputs(0).items()}
+
+        def again() -> None:
+            cache = DynamicCache(config=self.transformer.config.get_text_config())
+            mask = masks.build(types, self.window, bidirectional=self.bidirectional)
+            self.logits(self._rows(run.ids, 0, cache, mask, media, types)[:, -1])
+
+        return refusal(culprit(self.transformer, again), len(run.generated))
 
 
 class Plain:
@@ -330,8 +342,11 @@ def generate(
         if stopped():
             run.finish = "stopped"
             return input_ids
-        logits = engine.prefill(run)
-        strategy(engine, run, logits)
+        try:
+            logits = engine.prefill(run)
+            strategy(engine, run, logits)
+        except NotFinite:
+            raise engine.refuse(run) from None
         return run.ids
 
     with torch.inference_mode():

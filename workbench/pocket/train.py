@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from workbench.errors import Incompatible
+from workbench.errors import DoesNotFit, Incompatible, WorkbenchError
 from workbench.pocket.data import Mix
 
 __all__ = ["Recipe", "main", "train"]
+
+CHECKPOINT = 64_000_000
+"""Bytes a checkpoint may take: weights, the optimizer's moments and the heads of training; 31 MB with 4 M parameters."""
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,34 @@ def loss_of(model, data: dict, window: int):  # noqa: ANN001
 
 
 def write_checkpoint(path: Path, recipe: Recipe, step: int, model, optimizer, curve: list, head=None) -> None:  # noqa: ANN001
-    """Replace the checkpoint by a new one; a run killed in between keeps the old one."""
+    """Replace the checkpoint by a new one; a run killed in between keeps the old one.
+
+    Raises:
+        DoesNotFit: the disk has no room for it.
+    """
     import torch
 
+    room_for_checkpoint(path.parent)
     partial = path.with_suffix(".partial")
     torch.save(
         {"recipe": asdict(recipe), "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
          "curve": curve, "head": head.state_dict() if head is not None else None}, partial,
     )  # fmt: skip
     partial.replace(path)
+
+
+def room_for_checkpoint(folder: Path) -> None:
+    """Look whether the disk has room for one more checkpoint: torch's own words when it is full say nothing of it.
+
+    Raises:
+        DoesNotFit: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < CHECKPOINT:
+        raise DoesNotFit(
+            f"The disk of {folder} has {free / 1e6:.0f} MB free; a checkpoint takes {CHECKPOINT / 1e6:.0f} MB beside the "
+            "last one, which stays as it is. Make room and run the same command again to go on from it."
+        )
 
 
 def resume(path: Path, recipe: Recipe, model, optimizer, head=None) -> tuple[int, list]:  # noqa: ANN001
@@ -237,6 +260,7 @@ def train(
         True when the last step is done.
 
     Raises:
+        DoesNotFit: the disk has no room for a checkpoint.
         Incompatible: ``out`` holds a checkpoint of another configuration.
         MediaError: a speech synthesiser is missing.
     """
@@ -247,6 +271,7 @@ def train(
     from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
+    room_for_checkpoint(out)
     processor = build.build_processor(None if recipe.retokenize else recipe.begin or None)
     model = build.build_model(processor.tokenizer, recipe.seed)
     if recipe.begin:
@@ -360,7 +385,7 @@ def main() -> None:
     )  # fmt: skip
     try:
         train(recipe, args.out, args.export, stop_after=args.stop_after)
-    except Incompatible as error:
+    except WorkbenchError as error:
         raise SystemExit(str(error)) from None
 
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workbench.errors import Incompatible
+from workbench.errors import WorkbenchError
 from workbench.pocket.data import Mix
 from workbench.pocket.train import Recipe, batches, interruptible, resume, write_checkpoint
 
@@ -149,7 +149,7 @@ def main() -> None:
             args.export,
             args.stop_after,
         )
-    except Incompatible as error:
+    except WorkbenchError as error:
         raise SystemExit(str(error)) from None
 
 
