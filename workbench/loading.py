@@ -309,8 +309,11 @@ def _let_go(error: BaseException | None) -> None:
 
 def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str, **how: Any) -> Any:
     """A Transformers model of a folder, every weight accounted for, frozen."""
+    hears = getattr(_config(name, folder), "audio_config", None) is not None
+    # a tower for sounds has attention of its own, and refuses the name of any other
+    attention: Any = {"": "sdpa", "audio_config": "eager"} if hears else "sdpa"
     transformer, report = _from(name, folder, lambda: kind.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **how
+        folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True, **how
     ))  # fmt: skip
     wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
     if wrong:
