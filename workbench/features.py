@@ -129,14 +129,17 @@ class Reader:
 
         def make() -> Made:
             made = self.processor.feature_extractor([sound.samples], return_tensors="pt")
-            n = int(made["input_features_mask"][0].sum())
             words = self.processor.replace_audio_token(made, audio_idx=0)
             tokens = words.count(self.processor.audio_token)
             if not tokens:
                 raise MediaError(f"{sound.name}: {sound.duration_ms:.0f} ms are too short for this model to hear.")
-            return words, [Part(made["input_features"][0, :n].clone(), None, key, tokens)]
+            return words, [Part(_unpadded(made), None, key, tokens)]
 
         return self._remember(key, make)
+
+    def heard(self, samples: np.ndarray) -> torch.Tensor:
+        """What the processor makes of (n,) samples: (frames, …)."""
+        return _unpadded(self.processor.feature_extractor([samples], return_tensors="pt"))
 
     def video(self, video: Video) -> Made:
         """A video, a part a frame.
@@ -200,6 +203,12 @@ def _part(values: torch.Tensor, xy: torch.Tensor, key: str, tokens: int) -> Part
     """A picture or frame without what the processor padded it with."""
     n = int((xy >= 0).all(dim=-1).sum())
     return Part(values[:n].clone(), xy[:n].clone(), key, tokens)
+
+
+def _unpadded(made: Any) -> torch.Tensor:
+    """(frames, …) of a sound that the processor made."""
+    values: torch.Tensor = made["input_features"][0, : int(made["input_features_mask"][0].sum())].clone()
+    return values
 
 
 def on_picture(image: Image, part: Part) -> dict[str, Any]:
