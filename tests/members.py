@@ -142,3 +142,8 @@ def save(member, folder):
     model.save_pretrained(folder)
     build_drafter(model).save_pretrained(folder / "drafter")
     return folder, folder / "drafter"
+
+
+def kinds(member):
+    """Of each layer."""
+    return _TEXT[member]["layer_types"]

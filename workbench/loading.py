@@ -210,6 +210,7 @@ def _load(
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     headers.whole(folder)
     config = _config(entry.name, folder)
+    masks.check(config)
     limit = int(config.get_text_config().max_position_embeddings)
     if context is not None and context > limit:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")

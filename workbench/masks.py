@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import Incompatible
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["blocks", "both_ways", "build", "correct", "is_corrected"]
+__all__ = ["blocks", "both_ways", "build", "check", "correct", "is_corrected"]
 
 _MARK = "_workbench_mask_hook"
 
@@ -107,6 +109,19 @@ def correct(transformer: Any) -> bool:
         handle = transformer.model.register_forward_pre_hook(_put_right_masks, with_kwargs=True)
         setattr(transformer.model, _MARK, handle)
     return True
+
+
+def check(config: Any) -> None:
+    """Refuse a model whose words see what comes after them: it reads, and does not answer.
+
+    Raises:
+        Incompatible: Its configuration says so.
+    """
+    if getattr(config.get_text_config(), "use_bidirectional_attention", None) == "all":
+        raise Incompatible(
+            "use_bidirectional_attention is 'all': every token of this model sees those after it, so it makes "
+            "embeddings and no answers. Load a member that answers, such as gemma-4-12b."
+        )
 
 
 def both_ways(transformer: Any) -> bool:
