@@ -114,7 +114,7 @@ class Engine:
         text = transformer.config.get_text_config()
         self.window = int(text.sliding_window or 0)
         self.cap = text.final_logit_softcapping
-        self.bidirectional = masks.is_corrected(transformer)
+        self.bidirectional = masks.both_ways(transformer)
         # Straight to the decoder where nothing but embeddings and layers lies between; other members of the family
         # have inputs per layer, which their own forward prepares.
         self.direct = transformer.config.model_type == "gemma4_unified"

@@ -57,7 +57,7 @@ class Drafter:
         self._open = {"full_attention": None, "sliding_attention": None}
         # Where nothing but layers lies between input and norm, they are called without Transformers' bookkeeping, and
         # the rotation of the one position is computed once a round: together a quarter of a small drafter's time.
-        self._direct = assistant.model.config.model_type == "gemma4_unified_text"
+        self._direct = assistant.model.config.model_type in ("gemma4_text", "gemma4_unified_text")
 
     def states(self, cache: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """The model's keys and values the drafter reads, by kind of layer, cut to its window on sliding ones."""

@@ -138,14 +138,14 @@ class Inspecting:
         Raises:
             Incompatible: The trace is of another model.
             TraceError, PromptError: There is no such token or picture; or it was stopped.
-            ModelError: The model has encoders, so that patches are not embedded one by one.
         """
         check_stop(stop)
         with self._lock:
             request = self.request(trace)
             return occlude(
-                self._engine, request, trace, token=token, over=over, media=media, how=how, tile=tile, stop=stop
-            )
+                self._engine, request, trace, self._prompter.reader, token=token, over=over, media=media, how=how,
+                tile=tile, stop=stop,
+            )  # fmt: skip
 
     def nearest(
         self, trace: Trace, over: Literal["image", "audio"] = "image", media: int = 0, *, top: int = 5
@@ -153,7 +153,8 @@ class Inspecting:
         """The vocabulary nearest to raw patches or frames, before any layer.
 
         Raises:
-            Incompatible, TraceError, PromptError, ModelError: As for :meth:`occlude`.
+            Incompatible, TraceError, PromptError: As for :meth:`occlude`.
+            ModelError: The model has encoders, so that patches are not embedded one by one.
         """
         with self._lock:
             request = self.request(trace)

@@ -15,10 +15,10 @@ import numpy as np
 
 from workbench.attention import not_stopped, replayed, wanted_positions
 from workbench.decoding import Engine
+from workbench.embedding import embedded
 from workbench.errors import ModelError, PromptError
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.maps import all_segments, places
-from workbench.occlusion import embedded
 from workbench.prompt import Request
 from workbench.settings import whole
 from workbench.trace import Trace

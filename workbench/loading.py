@@ -210,6 +210,7 @@ def _load(
     dtype = torch.float32 if entry.name == "pocket" else "auto"
     headers.whole(folder)
     config = _config(entry.name, folder)
+    masks.check(config)
     limit = int(config.get_text_config().max_position_embeddings)
     if context is not None and context > limit:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
@@ -309,8 +310,11 @@ def _let_go(error: BaseException | None) -> None:
 
 def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str, **how: Any) -> Any:
     """A Transformers model of a folder, every weight accounted for, frozen."""
+    hears = getattr(_config(name, folder), "audio_config", None) is not None
+    # a tower for sounds has attention of its own, and refuses the name of any other
+    attention: Any = {"": "sdpa", "audio_config": "eager"} if hears else "sdpa"
     transformer, report = _from(name, folder, lambda: kind.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True, output_loading_info=True, **how
+        folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True, **how
     ))  # fmt: skip
     wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
     if wrong:

@@ -13,16 +13,21 @@ the blocks over full layers too, and beyond the window on sliding ones. The righ
 (``create_masks_for_vision_model``) stand in the same file and are reached only with a static cache. See transformers
 #46711 and PR #46850. :func:`correct` puts the right ones in, for ``generate``, eager attention and everything else that
 calls the model; the workbench's own loop passes :func:`build`'s, which are the rule above written down once more.
+
+What it builds for ``gemma4`` is right in 5.20 and 5.22. Of these members the large ones (26B-A4B, 31B) follow the rule;
+the small ones (E2B, E4B) are causal everywhere. A configuration says so with ``use_bidirectional_attention``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import Incompatible
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["blocks", "build", "correct", "is_corrected"]
+__all__ = ["blocks", "both_ways", "build", "check", "correct", "is_corrected"]
 
 _MARK = "_workbench_mask_hook"
 
@@ -104,6 +109,26 @@ def correct(transformer: Any) -> bool:
         handle = transformer.model.register_forward_pre_hook(_put_right_masks, with_kwargs=True)
         setattr(transformer.model, _MARK, handle)
     return True
+
+
+def check(config: Any) -> None:
+    """Refuse a model whose words see what comes after them: it reads, and does not answer.
+
+    Raises:
+        Incompatible: Its configuration says so.
+    """
+    if getattr(config.get_text_config(), "use_bidirectional_attention", None) == "all":
+        raise Incompatible(
+            "use_bidirectional_attention is 'all': every token of this model sees those after it, so it makes "
+            "embeddings and no answers. Load a member that answers, such as gemma-4-12b."
+        )
+
+
+def both_ways(transformer: Any) -> bool:
+    """Whether a model, masks corrected where it needs that, reads images in both directions on sliding layers."""
+    text = transformer.config.get_text_config()
+    right = transformer.config.model_type != "gemma4_unified" or is_corrected(transformer)
+    return bool(right and text.use_bidirectional_attention == "vision")
 
 
 def is_corrected(transformer: Any) -> bool:

@@ -16,6 +16,7 @@ from workbench.cache import PrefixCache
 from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
 from workbench.errors import Incompatible, ModelError, PromptError, TraceError
+from workbench.features import senses_of
 from workbench.flight import Speedup
 from workbench.inspecting import Inspecting, check_media
 from workbench.prompt import Conversation, Prompter, Request, conversation
@@ -59,7 +60,7 @@ class LoadedModel(Inspecting):
         self.info = info
         self.context = context or info.context
         self._lock = threading.RLock()
-        self._prompter = Prompter(processor)
+        self._prompter = Prompter(processor, senses=senses_of(transformer.config))
         self._prefixes = PrefixCache()
         self._engine = Engine(transformer, self._prefixes)
         self._drafter = Drafter(drafter, transformer) if drafter is not None else None

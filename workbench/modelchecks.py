@@ -93,8 +93,8 @@ def _ids(tried: Tried) -> Found:
             wrong.append(f"{grid_[0]}×{grid_[1]} patches, expected {expected[0]}×{expected[1]}")
     if "audio" in kinds:
         said.append(f"1.3 s of sound are {trace.usage.audio}")
-        unified = tried.model.transformer.config.model_type == "gemma4_unified"
-        if unified and trace.usage.audio != 33:  # 20,800 samples, 640 each
+        # 20,800 samples, 640 each; a tower's 129 frames of a spectrogram, 4 each, are as many
+        if trace.usage.audio != 33:
             wrong.append(f"{trace.usage.audio} tokens of sound, expected 33")
     return Found("wrong" if wrong else "ok", "; ".join([*wrong, *said]), numbers)
 
@@ -133,7 +133,11 @@ def _weights(tried: Tried) -> Found:
     entry = find(model.info.variant if not find(tried.name).local else tried.name)
     folder = fetched(entry, progress=False)
     files = _files(folder)
-    plain = {n: m for n, m in model.transformer.named_modules() if n.endswith(("q_proj", "down_proj"))}
+    plain = {
+        n: m
+        for n, m in model.transformer.named_modules()
+        if n.endswith(("q_proj", "down_proj")) and hasattr(m, "weight")
+    }
     names = sorted(held or plain)
     chosen = names[:: max(1, len(names) // _SAMPLE)]
     off = {name: _difference(model.transformer.get_submodule(name), files[name]) for name in chosen}
@@ -279,7 +283,7 @@ def _eager(tried: Tried, trace: Trace, chosen: list[int]) -> dict[int, np.ndarra
         return hook
 
     blocks = model.transformer.get_decoder().layers
-    with _attention_of(model.transformer.config, "eager"), torch.inference_mode():
+    with _attention_of(model.transformer.config.get_text_config(), "eager"), torch.inference_mode():
         hooks = [blocks[k].self_attn.register_forward_hook(keep(k)) for k in chosen]
         try:
             model.transformer.model(
@@ -293,16 +297,18 @@ def _eager(tried: Tried, trace: Trace, chosen: list[int]) -> dict[int, np.ndarra
 
 @contextmanager
 def _attention_of(config: Any, name: str) -> Iterator[None]:
-    """Run with another attention function; what was set before is set again after."""
-    parts = [config, config.get_text_config()]
-    before = [part._attn_implementation for part in parts]  # noqa: SLF001 (there is no public name)
+    """Run with another attention function; what was set before is set again after.
+
+    Args:
+        config: The text model's: set on the whole model's, the name would go to the towers too.
+        name: Of the function.
+    """
+    before = config._attn_implementation  # noqa: SLF001 (there is no public name)
     try:
-        for part in parts:
-            part._attn_implementation = name  # noqa: SLF001
+        config._attn_implementation = name  # noqa: SLF001
         yield
     finally:
-        for part, one in zip(parts, before, strict=True):
-            part._attn_implementation = one  # noqa: SLF001
+        config._attn_implementation = before  # noqa: SLF001
 
 
 # --- drafts and memory ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from workbench.catalog import CATALOG
+from workbench.features import senses_of
 
 if TYPE_CHECKING:
     from workbench.model import LoadedModel
@@ -50,10 +50,9 @@ class Tried:
     @property
     def media(self) -> dict[str, Any]:
         """A picture of 3:2 and 1.3 s of sound, as far as this model takes them."""
-        entry = CATALOG.get(self.name)
-        takes = entry.modalities if entry else ("images", "audio")
+        senses = senses_of(self.model.transformer.config)
         given = {"images": [picture()], "audio": [(sound(), 16_000)]}
-        return {kind: given[kind] for kind in takes}
+        return {kind: media for kind, media in given.items() if kind.removesuffix("s") in senses}
 
     def answer(self) -> Trace:
         """The trace, asked for when it is first needed."""

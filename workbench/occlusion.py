@@ -2,7 +2,8 @@
 
 Attention says where a model looked, not what it used. Occlusion (Zeiler & Fergus 2014) asks the second question: each
 place is hidden in turn and the answer scored again. Gemma 4's encoder-free members embed every patch and frame alone,
-so hiding one changes one row of the model's input; what comes before it is computed once and shared by all.
+so hiding one changes one row of the model's input; in the others a tower sees the picture with the hole, and every row
+of it may change. What comes before is computed once and shared by all.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from workbench import masks
 from workbench.attention import not_stopped
 from workbench.cache import keep_all, rewound
 from workbench.decoding import Engine
+from workbench.embedding import embed_feature, embedded, mean_of, owners, per_layer, stand_in
 from workbench.errors import ModelError, PromptError
+from workbench.features import Feature, Reader
 from workbench.maps import Map, laid_out, listed, places, several
 from workbench.occlusions import Occlusion
-from workbench.prompt import Feature, Request
+from workbench.prompt import Request
 from workbench.trace import Segment, Trace
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HOW", "embed_feature", "embedded", "occlude"]
+__all__ = ["HOW", "occlude"]
 
 HOW = {"image": ("mean", "grey", "blur"), "audio": ("silence", "noise"), "text": ("mean",)}
 """What may stand in for what is hidden; the first is the default. ``mean`` of an image is its mean colour, of words the
@@ -40,14 +43,12 @@ _REFINED = 0.25  # of the tiles, those that matter most, place by place
 
 
 def occlude(
-    engine: Engine, request: Request, trace: Trace, *, token: Any = None, over: str = "image", media: int = 0,
-    how: str | None = None, tile: int | None = None, stop: Any = None,
+    engine: Engine, request: Request, trace: Trace, reader: Reader, *, token: Any = None, over: str = "image",
+    media: int = 0, how: str | None = None, tile: int | None = None, stop: Any = None,
 ) -> Occlusion:  # fmt: skip
     """The drop of some tokens' logprob by each hidden place. See ``LoadedModel.occlude``."""
     import torch
 
-    if not engine.direct:
-        raise ModelError("occlude needs a model whose patches and frames are embedded one by one (gemma4_unified).")
     if over not in HOW:
         raise PromptError(f"over={over!r}: expected {', '.join(map(repr, HOW))}.")
     how = HOW[over][0] if how is None else how
@@ -65,12 +66,20 @@ def occlude(
     positions = np.concatenate([np.arange(s.start, s.stop) for s in segments])
     with torch.inference_mode():
         ids = np.concatenate([trace.prompt.ids, trace.tokens.token_id[: tokens[-1] + 1]])
-        base = embedded(engine, request, ids[:-1])  # (1, rows, D)
-        feature = next((f for f in request.features if f.start == positions[0]), None)
-        hidden = (
-            _words_mean(engine) if over == "text" else embed_feature(engine, feature, _hidden(feature, how, segments))
-        )
-        runner = _Runner(engine, request, trace, base, hidden, positions, tokens, over == "image", stop)
+        hole: _Words | _Rows | _Tower
+        if over == "text":
+            hole = _Words(engine, positions)
+        else:
+            feature = next((f for f in request.features if f.start == positions[0]), None)
+            if feature is None:
+                raise ModelError("The prompt's media are not where its segments say.")
+            samples = request.audio[media].samples if over == "audio" else None
+            values = stand_in(feature, how, segments, reader.heard, samples)
+            hole = (_Rows if engine.direct else _Tower)(engine, feature, values)
+        runner = _Runner(
+            engine, request, trace, embedded(engine, request, ids[:-1]), per_layer(engine, request, ids[:-1]), hole,
+            positions, tokens, over == "image" or isinstance(hole, _Tower), stop,
+        )  # fmt: skip
         drops, fine = _measure(runner, segments[0], len(positions), tile)
     words = "".join(trace.tokens.piece[k] for k in tokens[:6]).strip()
     more: dict[str, Any] = {
@@ -98,71 +107,59 @@ def _places(trace: Trace, over: str, media: int) -> list[Segment]:
     return words
 
 
-# --- embeddings -------------------------------------------------------------------------------------------------------
+# --- holes ------------------------------------------------------------------------------------------------------------
+
+# Each puts a variant's hole into a row of the input: (n, D) embeddings from the position ``start`` on and, where the
+# model has them, (n, layers, d) inputs of each layer. ``variant`` are indices of hidden places.
 
 
-def embedded(engine: Engine, request: Request, ids: np.ndarray) -> torch.Tensor:
-    """(1, n, D) what the first layer is given for a prompt and the tokens after it, patches and frames included."""
-    import torch
+class _Words:
+    """Words hidden by the mean of all words."""
 
-    model = engine.transformer.model
-    device = engine.transformer.device
-    given = torch.as_tensor(np.array(ids, np.int64), device=device)[None]
-    soft = torch.nn.functional.pad(request.type_ids, (0, len(ids) - request.type_ids.shape[1])).to(device) != 0
-    out = model.get_input_embeddings()(given.masked_fill(soft, model.config.text_config.pad_token_id)).clone()
-    for feature in request.features:
-        out[0, feature.start : feature.stop] = embed_feature(engine, feature, feature.values).to(out.dtype)
-    return out
+    def __init__(self, engine: Engine, positions: np.ndarray) -> None:
+        text = engine.transformer.config.get_text_config()
+        language, device = engine.transformer.model.language_model, engine.transformer.device
+        self.positions = positions
+        self.mean = mean_of(engine.transformer.get_input_embeddings(), int(text.vocab_size), device)
+        width = getattr(text, "hidden_size_per_layer_input", 0)
+        self.own: Any = width and mean_of(
+            language.embed_tokens_per_layer, int(text.vocab_size_per_layer_input), device
+        ).view(-1, width)  # fmt: skip
 
-
-def embed_feature(engine: Engine, feature: Feature | None, values: torch.Tensor) -> torch.Tensor:
-    """(n, D) embeddings of the patches or frames of one picture or sound, given their (n, …) values."""
-    if feature is None:
-        raise ModelError("The prompt's media are not where its segments say.")
-    model, device = engine.transformer.model, engine.transformer.device
-    if feature.xy is not None:
-        return model.embed_vision(values[None].to(device), feature.xy[None].to(device)).pooler_output[0]
-    return model.embed_audio(inputs_embeds=values[None].to(device))[0]
+    def put(self, variant: np.ndarray, start: int, embeds: torch.Tensor, own: torch.Tensor | None) -> None:
+        """Put it in."""
+        at = self.positions[variant] - start
+        embeds[at] = self.mean.to(embeds.dtype)
+        if own is not None:
+            own[at] = self.own.to(own.dtype)
 
 
-def _words_mean(engine: Engine) -> torch.Tensor:
-    """(1, D) mean embedding of the vocabulary."""
-    import torch
+class _Rows:
+    """Patches or frames hidden that are embedded one by one."""
 
-    embed = engine.transformer.get_input_embeddings()
-    size = int(engine.transformer.config.get_text_config().vocab_size)
-    parts = [embed(torch.arange(start, min(start + 8192, size), device=engine.transformer.device)).float().sum(0)
-             for start in range(0, size, 8192)]  # fmt: skip
-    return torch.stack(parts).sum(0, keepdim=True) / size
+    def __init__(self, engine: Engine, feature: Feature, values: torch.Tensor) -> None:
+        self.first = feature.start
+        self.hidden = embed_feature(engine, feature, values[None])[0]
+
+    def put(self, variant: np.ndarray, start: int, embeds: torch.Tensor, _own: torch.Tensor | None) -> None:
+        """Put it in."""
+        embeds[self.first + variant - start] = self.hidden[variant].to(embeds.dtype)
 
 
-def _hidden(feature: Feature | None, how: str, segments: Sequence[Segment]) -> torch.Tensor:
-    """(n, …) what stands in for each patch or frame."""
-    import torch
+class _Tower:
+    """Places hidden before a tower sees the picture or hears the sound."""
 
-    if feature is None:
-        raise ModelError("The prompt's media are not where its segments say.")
-    values = feature.values
-    if how == "silence":
-        return torch.zeros_like(values)
-    if how == "noise":
-        generator = torch.Generator().manual_seed(0)
-        loud = values.square().mean().sqrt()
-        return torch.randn(values.shape, generator=generator).to(values.dtype) * loud
-    if how == "grey":
-        return torch.full_like(values, 0.5)
-    if how == "mean":
-        colour = values.view(-1, 3).mean(0)
-        return colour.repeat(values.shape[1] // 3).expand_as(values).clone()
-    rows, cols = segments[0].rows or 1, segments[0].cols or 1
-    side = math.isqrt(values.shape[1] // 3)
-    picture = values.view(rows, cols, side, side, 3).permute(4, 0, 2, 1, 3).reshape(1, 3, rows * side, cols * side)
-    box, half = side // 2 * 2 + 1, side // 2
-    smooth = picture
-    for kernel, padding in (((box, 1), (half, 0)), ((1, box), (0, half))) * 2:  # twice a box is nearly a bell
-        smooth = torch.nn.functional.avg_pool2d(smooth, kernel, 1, padding, count_include_pad=False)
-    cut = smooth.reshape(3, rows, side, cols, side).permute(1, 3, 2, 4, 0)
-    return cut.reshape(values.shape)
+    def __init__(self, engine: Engine, feature: Feature, values: torch.Tensor) -> None:
+        self.engine, self.feature, self.values = engine, feature, values
+        self.owners = owners(feature)
+
+    def put(self, variant: np.ndarray, start: int, embeds: torch.Tensor, _own: torch.Tensor | None) -> None:
+        """Put it in."""
+        values = self.feature.values.clone()
+        rows = np.isin(self.owners, variant)
+        values[rows] = self.values[rows]
+        first, stop = self.feature.start - start, self.feature.stop - start
+        embeds[first:stop] = embed_feature(self.engine, self.feature, values[None])[0].to(embeds.dtype)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -176,7 +173,8 @@ class _Runner:
     request: Request
     trace: Trace
     embeddings: torch.Tensor
-    hidden: torch.Tensor
+    own: torch.Tensor | None
+    hole: _Words | _Rows | _Tower
     positions: np.ndarray
     tokens: list[int]
     whole_block: bool
@@ -197,7 +195,7 @@ class _Runner:
         self.ids = torch.tensor([int(self.trace.tokens.token_id[k]) for k in self.tokens], device=device)
         self.cache = DynamicCache(config=self.engine.transformer.config.get_text_config())
         keep_all(self.cache)
-        self.base = float(self._score(self.embeddings, 0, self.cache)[0])
+        self.base = float(self._score(self.embeddings, self.own, 0, self.cache)[0])
 
     def drops(self, variants: Sequence[np.ndarray]) -> np.ndarray:
         """(variants,) float32: how much less probable the tokens are with those places hidden.
@@ -209,7 +207,7 @@ class _Runner:
         while len(out) < len(variants):
             self.check()
             first = variants[len(out)]
-            # a picture's patches see each other, so all of it is computed anew; words and frames only look back
+            # a picture's patches see each other, and a tower mixes; other words and frames only look back
             start = int(self.positions[0] if self.whole_block else self.positions[first].min())
             most = max(1, _BATCH_TOKENS // (self.embeddings.shape[1] - start))
             batch = variants[len(out) : len(out) + most]
@@ -217,30 +215,29 @@ class _Runner:
         return np.array(out, np.float32)
 
     def _batch(self, batch: Sequence[np.ndarray], start: int) -> list[Any]:
-        import torch
-
         given = self.embeddings[:, start:].repeat(len(batch), 1, 1)
+        own = None if self.own is None else self.own[:, start:].repeat(len(batch), 1, 1, 1)
         for row, variant in enumerate(batch):
-            at = torch.as_tensor(self.positions[variant] - start, device=given.device)
-            own = self.hidden if len(self.hidden) == 1 else self.hidden[torch.as_tensor(variant, device=given.device)]
-            given[row, at] = own.to(given.dtype)
+            self.hole.put(variant, start, given[row], None if own is None else own[row])
         cache = rewound(self.cache, self.embeddings.shape[1] - start) if start else None
         for layer in cache.layers if cache else ():
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
         self.passes += len(batch)
-        return [self.base - float(score) for score in self._score(given, start, cache)]
+        return [self.base - float(score) for score in self._score(given, own, start, cache)]
 
-    def _score(self, given: torch.Tensor, start: int, cache: Any) -> torch.Tensor:
+    def _score(self, given: torch.Tensor, own: torch.Tensor | None, start: int, cache: Any) -> torch.Tensor:
         """(B,) summed logprob of the tokens."""
         import torch
 
         engine = self.engine
         positions = torch.arange(start, start + given.shape[1], device=given.device)[None]
+        more = {} if own is None else {"per_layer_inputs": own}
         out = engine.transformer.model.language_model(
             inputs_embeds=given, position_ids=positions.expand(len(given), -1), past_key_values=cache,
             use_cache=cache is not None,
             attention_mask=masks.build(self.types, engine.window, start=start, bidirectional=engine.bidirectional),
+            **more,
         ).last_hidden_state[:, self.rows - start]  # (B, tokens, D)  # fmt: skip
         total = torch.zeros(len(given), dtype=torch.float64)
         for k, row in enumerate(out.transpose(0, 1)):

@@ -377,7 +377,7 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
             packed += count * size * (2 if key.endswith("weight_scale") and len(shape) == 2 else 1)
         elif text and "embed_tokens" in key:
             ends, item = ends + count, max(item, size)
-        elif text and ".layers." in key and len(shape) == 2 and shape[1] % 32 == 0:
+        elif text and _packable(key) and len(shape) == 2 and shape[1] % 32 == 0:
             linear, item = linear + count, max(item, size)
         else:
             other += count * (4 if wide else size)
@@ -387,6 +387,11 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
     weights += int(ends * (_ENDS[scheme] if scheme in ("int4", "int8") else item))
     text_config = config.get("text_config", config)
     return weights, _cache(text_config, tokens, 4 if wide else 2), int(text_config.get("intermediate_size", 0)) * 8
+
+
+def _packable(key: str) -> bool:
+    """Whether a matrix of the text model is a linear layer that is packed."""
+    return (".layers." in key and ".router." not in key) or key.endswith("per_layer_model_projection.weight")
 
 
 def _cache(text: dict[str, Any], tokens: int, item: int) -> int:

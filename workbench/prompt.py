@@ -9,17 +9,16 @@ picture, sound or video are kept, so that a second question on it does not proce
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.conversation import Conversation, conversation
-from workbench.errors import MediaError, PromptError
+from workbench.errors import PromptError
+from workbench.features import SENSES, Feature, Reader, frozen, on_picture, shown
 from workbench.media import Audio, Image, Video
 from workbench.spans import kinds_of
 from workbench.tools import mapped, schemas_of, texts_in
@@ -32,28 +31,6 @@ __all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "co
 
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)
 """Budgets of soft tokens an image that the image processor takes."""
-
-_Made = tuple[str, list[tuple[Any, Any, str]]]
-
-
-@dataclass(frozen=True, eq=False)
-class Feature:
-    """What the processor made of one picture, sound or frame of a video.
-
-    Attributes:
-        kind: ``image``, ``audio`` or ``video``.
-        start, stop: Positions of its soft tokens.
-        values: (n, 6912) float32 patches or (n, 640) float32 frames; n = stop - start.
-        xy: (n, 2) int64 column and row of each patch; None for sounds.
-        key: A hash of the content and of how it was processed.
-    """
-
-    kind: str
-    start: int
-    stop: int
-    values: torch.Tensor
-    xy: torch.Tensor | None
-    key: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +82,13 @@ class Prompter:
     Args:
         processor: The model's own, as ``AutoProcessor`` gives it.
         keep: How many pictures, sounds and videos to remember.
+        senses: The kinds of media that the model takes; a processor is the same for all members of a family.
     """
 
-    def __init__(self, processor: Any, keep: int = 16) -> None:
+    def __init__(self, processor: Any, keep: int = 16, senses: Iterable[str] = SENSES) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self._keep = keep
-        self._features: OrderedDict[str, _Made] = OrderedDict()
+        self.reader = Reader(processor, keep, senses)
         control = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         self.control: dict[int, str] = {int(i): text for i, text in control.items()}
         longest_first = sorted(self.control.values(), key=len, reverse=True)
@@ -156,15 +133,17 @@ class Prompter:
 
         Raises:
             PromptError: A budget that does not exist, a tool that cannot be described.
-            MediaError: A video, and this model's processor has none for them.
+            MediaError: A kind of media that this model does not take, or a sound too short for it.
         """
         import torch
 
         if image_tokens is not None and (isinstance(image_tokens, bool) or image_tokens not in IMAGE_TOKENS):
             raise PromptError(f"image_tokens={image_tokens!r}: expected one of {', '.join(map(str, IMAGE_TOKENS))}.")
-        pictures = [self._picture(image, image_tokens) for image in talk.images]
-        sounds = [self._sound(sound) for sound in talk.audio]
-        videos = [self._video(video) for video in talk.video]
+        read = self.reader
+        read.check(talk)
+        pictures = [read.picture(image, image_tokens) for image in talk.images]
+        sounds = [read.sound(sound) for sound in talk.audio]
+        videos = [read.video(video) for video in talk.video]
         given = schemas_of(tools)
         messages, schemas, restore = self._neutral(talk.messages, given)
         text = self.processor.apply_chat_template(
@@ -180,14 +159,13 @@ class Prompter:
         types = np.zeros(len(ids), dtype=np.int64)
         for kind, value in (("image", 1), ("video", 2), ("audio", 3)):
             types[ids == self.media_ids[kind]] = value
-        frame_ms = float(self.processor.audio_ms_per_token)
         places = {
-            "image": [_on_picture(im, xy) for im, (_, [(_, xy, _)]) in zip(talk.images, pictures, strict=True)],
-            "audio": [_in_time(s, len(v), frame_ms) for s, (_, [(v, _, _)]) in zip(talk.audio, sounds, strict=True)],
+            "image": [on_picture(im, part) for im, (_, [part]) in zip(talk.images, pictures, strict=True)],
+            "audio": [read.in_time(s, part) for s, (_, [part]) in zip(talk.audio, sounds, strict=True)],
             "video": [
-                {"media": k, **_on_picture(still, xy), **_shown(video, frame, len(xy))}
+                {"media": k, **on_picture(still, part), **shown(video, frame, part.tokens)}
                 for k, (video, (_, parts)) in enumerate(zip(talk.video, videos, strict=True))
-                for frame, (still, (_, xy, _)) in enumerate(zip(video.stills, parts, strict=True))
+                for frame, (still, part) in enumerate(zip(video.stills, parts, strict=True))
             ],
         }
         segments = self.segments(ids, places)
@@ -198,15 +176,15 @@ class Prompter:
         features = []
         for segment in segments:
             if segment.media is not None:
-                values, xy, key = next(made[segment.kind])
-                if len(values) != len(segment):
+                part = next(made[segment.kind])
+                if part.tokens != len(segment):
                     raise PromptError(
-                        f"{segment.kind} {segment.media} has {len(values)} features but {len(segment)} places in the "
+                        f"{segment.kind} {segment.media} has {part.tokens} features but {len(segment)} places in the "
                         "prompt. This is a fault of the processor; please report it with the picture or sound."
                     )
-                features.append(Feature(segment.kind, segment.start, segment.stop, values, xy, key))
+                features.append(Feature(segment.kind, segment.start, segment.stop, part.values, part.xy, part.key))
         prompt = Prompt(
-            ids=_frozen(ids.astype(np.int32)),
+            ids=frozen(ids.astype(np.int32)),
             pieces=tuple(self.piece(i) for i in ids),
             segments=segments,
             messages=talk.messages,
@@ -252,64 +230,6 @@ class Prompter:
             out.append({**shield({k: v for k, v in message.items() if k != "role"}), "role": role})
         return out, shield(schemas), {mark: text for text, mark in stand_in.items()}
 
-    # --- media ------------------------------------------------------------------------------------------------------
-
-    # Each gives the words that stand for one medium, and of each of its parts (a picture and a sound have one, a video
-    # one a frame) the values, their places and a key.
-
-    def _picture(self, image: Image, image_tokens: int | None) -> _Made:
-        budget = image_tokens or self.processor.image_processor.max_soft_tokens
-        key = hashlib.blake2b(image.data, person=b"image%d" % budget).hexdigest()
-
-        def make() -> _Made:
-            made = self.processor.image_processor([image.to_pil()], max_soft_tokens=budget, return_tensors="pt")
-            n = int(made["num_soft_tokens_per_image"][0])
-            values, xy = made["pixel_values"][0, :n].clone(), made["image_position_ids"][0, :n].clone()
-            return self.processor.replace_image_token(made, image_idx=0), [(values, xy, key)]
-
-        return self._remember(key, make)
-
-    def _sound(self, sound: Audio) -> _Made:
-        key = hashlib.blake2b(sound.data, person=b"audio").hexdigest()
-
-        def make() -> _Made:
-            made = self.processor.feature_extractor([sound.samples], return_tensors="pt")
-            n = int(made["input_features_mask"][0].sum())
-            words = self.processor.replace_audio_token(made, audio_idx=0)
-            return words, [(made["input_features"][0, :n].clone(), None, key)]
-
-        return self._remember(key, make)
-
-    def _video(self, video: Video) -> _Made:
-        from transformers.video_utils import VideoMetadata
-
-        reader = getattr(self.processor, "video_processor", None)
-        if reader is None:
-            raise MediaError(f"{video.name}: this model sees no videos. Pass single frames as images=.")
-        keys = [hashlib.blake2b(still.data, person=b"video%d" % reader.max_soft_tokens) for still in video.stills]
-        whole = hashlib.blake2b(b"".join([k.digest() for k in keys]) + video.seconds.tobytes(), person=b"video")
-
-        def make() -> _Made:
-            made = reader(
-                [video.frames], do_sample_frames=False, input_data_format="channels_last", return_tensors="pt"
-            )
-            n = int(made["num_soft_tokens_per_video"][0])
-            # one a second, so that the "frame numbers" are the seconds each frame is shown at, even or not
-            times = VideoMetadata(total_num_frames=len(video), fps=1.0, frames_indices=video.seconds.tolist())
-            words = self.processor.replace_video_token({**made, "video_metadata": [times]}, video_idx=0)
-            values, xy = made["pixel_values_videos"][:, :n], made["video_position_ids"][:, :n]
-            return words, [(v.clone(), p.clone(), k.hexdigest()) for v, p, k in zip(values, xy, keys, strict=True)]
-
-        return self._remember(whole.hexdigest(), make)
-
-    def _remember(self, key: str, make: Callable[[], _Made]) -> _Made:
-        found = self._features.pop(key, None)
-        found = make() if found is None else found
-        self._features[key] = found
-        while len(self._features) > self._keep:
-            self._features.popitem(last=False)
-        return found
-
     # --- segments ---------------------------------------------------------------------------------------------------
 
     def segments(
@@ -347,26 +267,3 @@ class Prompter:
                 seen[kind] += 1
             out.append(Segment(kind, start + a, start + b, role=roles[a], **more))
         return tuple(out)
-
-
-def _on_picture(image: Image, xy: torch.Tensor) -> dict[str, Any]:
-    """Where each patch lies on the original: the processor stretches the whole picture over the whole grid."""
-    cols, rows = (int(n) + 1 for n in xy.max(dim=0).values)
-    at = xy.numpy().astype(np.float64)
-    size = np.array([image.width / cols, image.height / rows])
-    return {"rows": rows, "cols": cols, "boxes": _frozen(np.hstack([at * size, (at + 1) * size]).astype(np.float32))}
-
-
-def _shown(video: Video, frame: int, n: int) -> dict[str, Any]:
-    """When a frame of a video is shown, for each of its n patches."""
-    return {name: _frozen(np.full(n, getattr(video, name)[frame])) for name in ("start_ms", "end_ms")}
-
-
-def _in_time(sound: Audio, n: int, frame_ms: float) -> dict[str, Any]:
-    starts = np.arange(n) * frame_ms
-    return {"start_ms": _frozen(starts), "end_ms": _frozen(np.minimum(starts + frame_ms, sound.duration_ms))}
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    array.setflags(write=False)
-    return array

@@ -10,7 +10,7 @@ Three kinds of folders are read, one tensor after another, never expanded to 16 
 are rounded (exactly, if they lie on the int4 grid); compressed-tensors' ``pack-quantized`` of the official
 ``-qat-w4a16-ct`` checkpoints, whose integers and scales are kept as they are (compressed-tensors itself unpacks every
 layer to 16 bit in the first forward pass); and folders that ``workbench quantize`` wrote. Layers and embeddings outside
-the text model stay as they are stored.
+the text model stay as they are stored, and so do a mixture's experts and the router that chooses among them.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ SCHEMES = {"int4": ("int4", "int8"), "int4+16": ("int4", "none"), "int8": ("int8
 """What linear layers, and embedding with output layer, are held as; by the name that ``load(quantization=…)`` takes."""
 
 _FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors calls them
+
+_ROUTER = ".router.proj"  # a small layer: rounded, it would send words to other experts
 
 # What can be had through Transformers by name, and the package it takes
 _OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -271,6 +273,8 @@ def planned(model: Any, scheme: str, held: dict[str, str]) -> dict[str, Plan]:
     came_packed = any(kind == "int4" for kind in packed.values())
     out = {}
     for name, module in model.named_modules():
+        if name.endswith(_ROUTER) and name not in packed:
+            continue
         end = isinstance(module, nn.Embedding) or module is head
         if name in packed:
             out[name] = Plan(packed[name], packed=True)

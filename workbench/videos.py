@@ -1,4 +1,4 @@
-"""Videos in a forward pass of ``gemma4_unified``.
+"""Videos in a forward pass of Gemma 4.
 
 Transformers 5.20 to 5.22 takes ``pixel_values_videos`` in ``generate``, but its model's ``forward`` raises on them: it
 asks how many frames each video has and does not hand the answer on. :func:`correct` embeds the frames before that, with
@@ -21,9 +21,9 @@ def correct(transformer: Any) -> bool:
         transformer: A ``…ForConditionalGeneration``; the hook goes onto its ``.model``.
 
     Returns:
-        Whether this model needs it: ``gemma4_unified`` does.
+        Whether this model needs it: ``gemma4_unified`` and ``gemma4`` do.
     """
-    if transformer.config.model_type != "gemma4_unified":
+    if transformer.config.model_type not in ("gemma4", "gemma4_unified"):
         return False
     if not hasattr(transformer.model, _MARK):
         setattr(transformer.model, _MARK, transformer.model.register_forward_pre_hook(_embed, with_kwargs=True))
