@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.errors import WorkbenchError
 from workbench.pocket.data import Teller
 from workbench.pocket.exam import parts, tree
 from workbench.pocket.packing import Tree, pack
@@ -124,7 +125,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    scores = measure(args.weights, args.size)
+    try:
+        scores = measure(args.weights, args.size)
+    except WorkbenchError as error:
+        raise SystemExit(str(error)) from None
     print(card.table(scores))
     kept = None
     if (args.drafter / "config.json").exists():

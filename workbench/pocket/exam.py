@@ -33,6 +33,8 @@ __all__ = ["IMAGE_TASKS", "Case", "parts", "tree"]
 
 IMAGE_TASKS = ("scene", "place", "where", "colour", "shape", "count", "size", "yes or no")
 TEXT_TASKS = ("counting", "sums", "spelling")
+VOICES = {"espeak": 20, "flite": 12, "festival": 4}
+"""Takes of each word by the held-out voices of each synthesiser."""
 
 
 @dataclass
@@ -61,22 +63,28 @@ def parts(rng: np.random.Generator, size: int, progress: bool) -> dict[str, Call
         rng: all chance comes from it.
         size: held-out pictures a part.
         progress: say what is synthesised.
+
+    Raises:
+        MediaError: a synthesiser, or its voice, is missing.
     """
     takes = max(1, size // 15)
 
-    def heard(split: str, voices: int, row: str, each: int) -> Callable[[], Iterator[Case]]:
-        return lambda: _words(rng, speech.bank(split, voices, progress=progress), row, each)
+    # synthesised before anything is asked: a voice that is missing is said at once
+    banks = {split: speech.bank(split, voices, progress=progress) for split, voices in VOICES.items()}
+
+    def heard(split: str, row: str, each: int) -> Callable[[], Iterator[Case]]:
+        return lambda: _words(rng, banks[split], row, each)
 
     return {
         "pictures": lambda: _pictures(rng, size),
         "other renderer": lambda: _other_renderer(rng, size),
         "digits": lambda: _digits(rng, size),
         "pairs": lambda: _pairs(rng, size),
-        "unseen espeak-ng voices": heard("espeak", 20, "word, unseen espeak-ng voices", takes),
-        "unseen flite voice": heard("flite", 12, "word, unseen flite voice", takes // 2 + 1),
-        "festival": heard("festival", 4, "word, festival (engine never heard)", takes // 2 + 1),
+        "unseen espeak-ng voices": heard("espeak", "word, unseen espeak-ng voices", takes),
+        "unseen flite voice": heard("flite", "word, unseen flite voice", takes // 2 + 1),
+        "festival": heard("festival", "word, festival (engine never heard)", takes // 2 + 1),
         "beeps": lambda: _beeps(rng, size),
-        "sound and picture": lambda: _mixed(rng, speech.bank("espeak", 20, progress=progress), size // 2),
+        "sound and picture": lambda: _mixed(rng, banks["espeak"], size // 2),
         "text and turns": lambda: _talk(rng, size // 2),
         "everything else": lambda: _else(rng, size // 2),
     }

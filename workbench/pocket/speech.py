@@ -106,7 +106,9 @@ def synthesise(word: str, voice: Voice) -> np.ndarray:
             text = word
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists() or out.stat().st_size < 100:
-            raise MediaError(f"{command[0]} could not say {word!r} as {voice}: {done.stderr.strip()[:200]}")
+            said = " ".join(done.stderr.split())[:200]
+            mend = f" Festival without a voice says so: {_MEND['text2wave']}" if voice.engine == "festival" else ""
+            raise MediaError(f"{command[0]} could not say {word!r} as {voice}: {said}.{mend}")
         wave, rate = _read(out.read_bytes())
     return _trim(_resample(wave, rate))
 
