@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import workbench  # noqa: E402
-from workbench import masks, occlusion  # noqa: E402
+from workbench import embedding, masks, occlusion  # noqa: E402
 from workbench.errors import Incompatible, PromptError, TraceError  # noqa: E402
 from workbench.pocket import HERE, WEIGHTS  # noqa: E402
 from workbench.readings import Recorded, keep, rank_correlation  # noqa: E402
@@ -101,7 +101,7 @@ def test_hiding_a_patch_is_a_pass_with_that_patch_hidden(model, stock, trace, ho
         colour = feature.values.view(len(feature.values), -1, 3).mean((0, 1))
         stand_in = colour.repeat(feature.values.shape[1] // 3).expand_as(feature.values)
     else:
-        stand_in = occlusion._hidden(feature, how, [segment])
+        stand_in = embedding.stand_in(feature, how, [segment], model._prompter.reader.heard, None)
     for patch in (0, segment.cols + 2, len(segment) - 1):
         values = feature.values.clone()
         values[patch] = stand_in[patch]
@@ -117,7 +117,7 @@ def test_hiding_a_frame_is_a_pass_with_that_frame_hidden(model, stock, trace, ho
     whole = logprobs(stock, model, trace)
     assert o.values.shape == (len(feature.values),)
     assert o.map.start_ms[3] == 120
-    stand_in = occlusion._hidden(feature, how, [])
+    stand_in = embedding.stand_in(feature, how, [], model._prompter.reader.heard, trace.audio[media].samples)
     for frame in (0, 7, len(feature.values) - 1):
         values = feature.values.clone()
         values[frame] = stand_in[frame]

@@ -32,8 +32,11 @@ SUBSAMPLED = 4
 """Frames of a spectrogram from one soft token to the next: a tower halves their number twice (Transformers'
 ``Gemma4AudioSubSampleConvProjection``)."""
 
-_REFUSED = {"image": ("sees no pictures", "images"), "audio": ("hears no sounds", "audio"),
-            "video": ("sees no videos", "video")}  # fmt: skip
+_REFUSED = {
+    "image": ("this model sees no pictures", "images"),
+    "audio": ("this model hears no sounds", "audio"),
+    "video": ("this model sees no videos", "video"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +103,9 @@ class Reader:
         """
         for kind, given in (("image", talk.images), ("audio", talk.audio), ("video", talk.video)):
             if given and kind not in self.senses:
-                verb, argument = _REFUSED[kind]
+                words, argument = _REFUSED[kind]
                 raise MediaError(
-                    f"{given[0].name}: this model {verb}: its configuration has no part for them. Leave {argument}= "
+                    f"{given[0].name}: {words}: its configuration has no part for them. Leave {argument}= "
                     "out, or load a model that does."
                 )
 
