@@ -154,6 +154,34 @@ def test_a_processor_that_packs_in_another_way_leaves_all_rows_to_the_kernel(mon
     assert torch.allclose(layer(x), x @ grid.values(packed, scale).T, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_few_rows_of_types_that_no_kernel_is_written_for_are_unpacked_too(dtype, rows, monkeypatch):
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("a processor whose kernels are written for these types as well")
+    for kernel in ("_weight_int4pack_mm_for_cpu", "_weight_int8pack_mm"):
+        monkeypatch.setattr(
+            torch, kernel, lambda *_, kernel=kernel: pytest.fail(f"{kernel} works number by number here")
+        )
+    generator = torch.Generator().manual_seed(8)
+    weight, x = (torch.randn((n, 96), generator=generator).to(dtype) for n in (320, rows))  # a cut and a quarter
+    int4, int8 = Int4Linear(320, 96, dtype), Int8Linear(320, 96, dtype)
+    int4.take(*(coded := grid.to_grid(weight)[:2]), "cpu")
+    int8.take(*(whole := grid.to_int8(weight)), "cpu")
+    step = {torch.float32: 1e-6, torch.float16: 2.0**-10}[dtype]
+    for layer, values in ((int4, grid.values(*coded)), (int8, whole[0] * whole[1][:, None])):
+        layer.finish()
+        expected = x.double() @ values.double().T
+        assert float((layer(x).double() - expected).abs().max()) <= step * float(expected.abs().max())
+
+
+def test_when_unpacking_is_better(monkeypatch):
+    for capability, kernels in (("AVX2", {torch.bfloat16}), ("AVX512", {torch.bfloat16}), ("DEFAULT", set(TYPES))):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        assert {dtype for dtype in TYPES if not tiles.better(5, dtype)} == kernels
+        assert all(tiles.better(tiles.MANY, dtype) for dtype in TYPES)
+
+
 def test_bytes_a_weight():
     layer = Int4Linear(64, 128, torch.bfloat16)
     layer.take(*grid.to_grid(torch.randn(64, 128).bfloat16())[:2], "cpu")

@@ -3,7 +3,8 @@
 How a packed weight lies in memory differs by device and, on the CPU, by the instructions it has. So it is stored in
 one form (see :mod:`workbench.grid`) and packed for the device when it is loaded:
 
-    cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit; many rows: :mod:`workbench.tiles`
+    cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit; many rows, and on x86 other types than
+             bfloat16: :mod:`workbench.tiles`
     tiled    ``_weight_int4pack_mm``: CUDA from compute capability 8.0, and Apple's MPS; bfloat16 only
     plain    the stored form; the layer is unpacked each time it is used. Everywhere else, and for shapes that a kernel
              does not take
@@ -141,7 +142,7 @@ class Int4Linear(_Packed):
     def _product(self, x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         if self.kernel == "cpu":
             size = tiles.block()
-            if size and len(x) >= tiles.MANY and self.out_features % size == 0:
+            if size and tiles.better(len(x), x.dtype) and self.out_features % size == 0:
                 return tiles.product(x, packed, scale)
             return torch._weight_int4pack_mm_for_cpu(x, packed, grid.GROUP, scale)  # noqa: SLF001
         if self.kernel == "tiled":
@@ -227,7 +228,7 @@ class Int8Head(nn.Module):
 def int8_product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (…, K) by int8 weights (N, K) with a scale a row (N,)."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    if flat.device.type == "cpu" and len(flat) >= tiles.MANY:
+    if flat.device.type == "cpu" and tiles.better(len(flat), flat.dtype):
         out = tiles.product8(flat, packed, scale)
     elif flat.device.type in ("cpu", "mps"):
         out = torch._weight_int8pack_mm(flat, packed, scale)  # noqa: SLF001

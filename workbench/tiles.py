@@ -1,9 +1,10 @@
-"""Many rows times packed weights, on the CPU.
+"""Packed weights multiplied by unpacking a few columns at a time, on the CPU.
 
-PyTorch's kernels for packed weights multiply row by row, which is right for one token and a few drafts, and slow for a
-prompt: on a processor with AVX2 and no more, 300 rows take them 2.2 times as long as unpacking a few columns at a time
-to float32 and multiplying those (``python -m benchmarks.quantization``). The weights are the same numbers; what differs
-is the order in which float32 sums are rounded.
+PyTorch's kernels for packed weights work through four rows at a time, which is right for one token and a few drafts,
+and slow for a prompt: on a processor with AVX2 and no more, 300 rows take them 2.2 times as long as unpacking to
+float32 and multiplying that (``python -m benchmarks.quantization``). And on x86 they are written for bfloat16 alone:
+with x in float32 or float16 one row takes them thirteen times as long, longer than unpacking. The weights are the same
+numbers; what differs is the order in which float32 sums are rounded.
 
 How the int4 kernel wants its weights depends on the instructions the processor has, and is written down nowhere. So it
 is found out by packing known codes; where they do not come out in a known order, the kernel does all the work.
@@ -17,11 +18,18 @@ import torch
 
 from workbench.grid import GROUP
 
-__all__ = ["MANY", "block", "product", "product8", "values"]
+__all__ = ["MANY", "better", "block", "product", "product8", "values"]
 
-MANY = 64
-"""Rows from which unpacking is quicker than the kernels: measured with AVX2, level at 48 to 64 (int8: at 32)."""
-_AT_A_TIME = 512  # columns of the product unpacked at a time: 8 MB at 12B's width
+MANY = 40
+"""Rows from which unpacking is quicker than the kernels: measured with AVX2, level at 32 to 40 (int8: at 16 to 24)."""
+_AT_A_TIME = 256  # columns of the product unpacked at a time: 4 MB at 12B's width
+_WHOLE = torch.complex128  # moved about, 16 bytes are quicker as one number than as 16
+
+
+def better(rows: int, dtype: torch.dtype) -> bool:
+    """Whether so many rows of a type are quicker unpacked than in the kernels, on this processor."""
+    written_for_it = dtype == torch.bfloat16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return rows >= MANY or not written_for_it
 
 
 @functools.cache
@@ -37,36 +45,51 @@ def block() -> int | None:
     return None
 
 
-def values(tiles: torch.Tensor, scale: torch.Tensor, first: int, stop: int) -> torch.Tensor:
+class _Room:
+    """What unpacking needs, taken once: asking for it anew costs as much time as the unpacking."""
+
+    def __init__(self, weights: int) -> None:
+        self.half = torch.empty(weights // 2, dtype=torch.uint8, device="cpu")
+        self.codes = torch.empty(weights, dtype=torch.uint8, device="cpu")
+        self.out = torch.empty(weights, dtype=torch.float32, device="cpu")
+
+
+def values(tiles: torch.Tensor, scale: torch.Tensor, first: int, stop: int, room: _Room | None = None) -> torch.Tensor:
     """Rows ``first`` to ``stop`` of a weight (N, K), unpacked.
 
     Args:
         tiles: (N, K/2) bytes, as PyTorch packs them.
         scale: (K/32, N, 2) scales and zeros, as the kernel takes them; the zeros are 0.
         first, stop: Multiples of :func:`block`.
+        room: Where to do it; what comes out lies there.
 
     Returns:
         Their transpose, (K, stop - first), float32.
     """
-    size = block() or 0
-    K = 2 * tiles.shape[1]
-    cut = tiles.view(-1, K, size // 2)[first // size : stop // size].transpose(0, 1)
-    out = torch.empty((K, stop - first), dtype=torch.float32, device=tiles.device)
-    codes = out.view(K, -1, size)
-    codes[..., : size // 2].copy_(cut & 15)
-    codes[..., size // 2 :].copy_(cut >> 4)
-    out.view(-1, GROUP, stop - first).sub_(8).mul_(scale[:, None, first:stop, 0].float())
+    half = (block() or 0) // 2
+    K, columns = 2 * tiles.shape[1], stop - first
+    room = room or _Room(K * columns)
+    cut = tiles.view(-1, K, half)[first // (2 * half) : stop // (2 * half)]
+    low_or_high = room.half[: cut.numel()].view(cut.shape)
+    codes = room.codes[: K * columns].view(K, -1, 2, half)
+    for k, (take, what) in enumerate(((torch.bitwise_and, 15), (torch.bitwise_right_shift, 4))):
+        take(cut, what, out=low_or_high)
+        codes[:, :, k].view(_WHOLE).copy_(low_or_high.view(_WHOLE).transpose(0, 1))
+    out = room.out[: K * columns].view(K, columns)
+    out.copy_(codes.view(torch.int8).sub_(8).view(K, columns))
+    out.view(-1, GROUP, columns).mul_(scale[:, None, first:stop, 0].float())
     return out
 
 
 def product(x: torch.Tensor, tiles: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (M, K) by a packed weight, as :func:`values` takes it: (M, N), in x's type, summed in float32."""
-    N = tiles.shape[0]
+    N, K = tiles.shape[0], x.shape[1]
     rows = x.float()
     out = torch.empty((len(x), N), dtype=x.dtype, device=x.device)
+    room = _Room(K * min(N, _AT_A_TIME))
     for first in range(0, N, _AT_A_TIME):
         stop = min(first + _AT_A_TIME, N)
-        out[:, first:stop] = rows @ values(tiles, scale, first, stop)
+        out[:, first:stop] = rows @ values(tiles, scale, first, stop, room)
     return out
 
 
@@ -74,7 +97,9 @@ def product8(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torc
     """Multiply x (M, K) by int8 weights (N, K) with a scale a row (N,): (M, N), in x's type, summed in float32."""
     rows = x.float()
     out = torch.empty((len(x), len(packed)), dtype=x.dtype, device=x.device)
+    room = torch.empty((min(len(packed), _AT_A_TIME), x.shape[1]), dtype=torch.float32, device=x.device)
     for first in range(0, len(packed), _AT_A_TIME):
-        cut = slice(first, first + _AT_A_TIME)
-        out[:, cut] = rows @ packed[cut].float().T * scale[cut].float()
+        cut = packed[first : first + _AT_A_TIME]
+        weight = room[: len(cut)].copy_(cut)
+        out[:, first : first + len(cut)] = (rows @ weight.T).mul_(scale[first : first + len(cut)].float())
     return out
