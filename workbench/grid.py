@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "Rounding", "pack", "to_grid", "to_int8", "unpack", "values"]
 
 GROUP = 32
-_CHUNK = 1 << 22  # weights worked on at a time: about 100 MB of intermediate numbers
+_CHUNK = 1 << 19  # weights worked on at a time: what comes in between stays in a cache, which halves the time
 _SAMPLE = 2048  # groups that tell whether a tensor lies on a grid
 
 
