@@ -10,6 +10,7 @@ import threading
 from widgets import esm
 from widgets.buffers import in_page
 
+PATIENCE = 90_000  # ms until something that is waited for counts as missing: a machine may be busy
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A widget</title>
 <style>{style}</style></head>
 <body><main><h1>A widget</h1><div id="it"></div></main><script>

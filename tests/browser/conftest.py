@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.bridge import PATIENCE
+
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -51,7 +53,7 @@ def open_page(chromium):
     def opened(path, *, width=1000, height=900, **more):
         context = chromium.new_context(viewport={"width": width, "height": height}, **more)
         tab = context.new_page()
-        tab.set_default_timeout(15_000)
+        tab.set_default_timeout(PATIENCE)
         tab.complaints, tab.requests = [], []
         tab.on("console", lambda m: tab.complaints.append(m.text) if m.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: tab.complaints.append(str(error)))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.attentions import Looker, hot, make_attention
-from tests.browser.bridge import Bridge
+from tests.browser.bridge import PATIENCE, Bridge
 from tests.traces import make_trace
 from widgets import AttentionView, TokenView, to_html
 from workbench.readings import keep
@@ -15,7 +15,7 @@ TRACE = make_trace(tokens=6)
 def looking(chromium):
     context = chromium.new_context(viewport={"width": 1000, "height": 900})
     tab = context.new_page()
-    tab.set_default_timeout(10_000)
+    tab.set_default_timeout(PATIENCE)
     complaints = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     view = AttentionView(TRACE, Looker(TRACE))
@@ -100,7 +100,7 @@ def test_a_page_holds_every_word_and_shares_the_picked_one(open_page, picture, t
 def test_a_host_that_carries_no_binary_is_answered_in_base64(chromium):
     context = chromium.new_context()
     tab = context.new_page()
-    tab.set_default_timeout(10_000)
+    tab.set_default_timeout(PATIENCE)
     bridge = Bridge(AttentionView(TRACE, Looker(TRACE)), tab, binary=False)
     bridge.until(lambda: tab.locator(".wb-t[role=option]").count() == 6)
     tab.locator(".wb-t[role=option]").nth(2).click()

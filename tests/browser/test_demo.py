@@ -10,6 +10,7 @@ import time
 import pytest
 
 pytest.importorskip("gradio")
+from tests.browser.bridge import PATIENCE
 from widgets.demo import Limits, build
 from widgets.demo.command import _port
 from workbench.loading import load
@@ -22,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # so are loops left unclosed
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PATIENCE = 90_000  # ms: a machine may be busy
 
 
 @pytest.fixture(scope="module", autouse=True)

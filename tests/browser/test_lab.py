@@ -17,6 +17,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from tests.browser.bridge import PATIENCE
 from tests.browser.test_accessibility import AXE, RUN
 from tests.traces import make_sound
 from widgets.media_input import wav
@@ -92,7 +93,7 @@ def open_notebook(lab, chromium):
         (folder / name).write_text(notebook(*cells), "utf-8")
         context = chromium.new_context(viewport={"width": 1280, "height": 1500}, **more)
         tab = context.new_page()
-        tab.set_default_timeout(30_000)
+        tab.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab.goto(f"{address}/lab/tree/{name}?token={token}&reset")
         tab.locator(".jp-Notebook").wait_for()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.attentions import Looker
-from tests.browser.bridge import Bridge
+from tests.browser.bridge import PATIENCE, Bridge
 from tests.traces import make_image, make_sound, make_trace
 from widgets import AttentionView, DiffView, DraftView, MediaInput, TokenView
 
@@ -73,7 +73,7 @@ def drawn(name):
 def test_nothing_is_left_behind(chromium, name):
     context = chromium.new_context()
     tab = context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(PATIENCE)
     tab.add_init_script(COUNT)
     widget, use = drawn(name)
     bridge = Bridge(widget, tab)
@@ -100,7 +100,7 @@ def test_nothing_is_left_behind(chromium, name):
 def test_a_kernel_that_goes_is_told_and_what_was_there_stays(chromium, name):
     context = chromium.new_context()
     tab = context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(PATIENCE)
     widget, _ = drawn(name)
     bridge = Bridge(widget, tab)
     tab.locator(".wb-body > *").first.wait_for()

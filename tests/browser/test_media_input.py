@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.browser.bridge import Bridge
+from tests.browser.bridge import PATIENCE, Bridge
 from tests.traces import make_sound
 from widgets.media_input import PART, MediaInput, wav
 
@@ -23,7 +23,7 @@ def png(width=60, height=36, noise=False):
 def media(chromium):
     context = chromium.new_context(viewport={"width": 900, "height": 700}, permissions=["microphone", "camera"])
     tab = context.new_page()
-    tab.set_default_timeout(15_000)
+    tab.set_default_timeout(PATIENCE)
     complaints = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     widget = MediaInput(default_image_tokens=70)
