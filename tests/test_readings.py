@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.attentions import make_occlusion
 from tests.traces import INFO, make_trace
 from workbench.errors import Incompatible, TraceError
 from workbench.readings import Attention, Inspector, Layer, Lens, Map, Recorded, can, keep, rank_correlation
@@ -87,8 +88,23 @@ def test_masks_as_the_rule_says():
     assert np.flatnonzero(a.admits(0, 10)).tolist() == list(range(20)), "a picture's patches see each other"
     assert np.flatnonzero(a.admits(1, 10)).tolist() == list(range(11)), "but not on full layers"
     assert np.flatnonzero(a.admits(0, 30)).tolist() == list(range(7, 31)), "sound looks back only"
+    narrow = attention(lambda *_: {0: 1.0}, layers=(Layer(0, "sliding", 4), Layer(1, "full")))
+    assert np.flatnonzero(narrow.admits(0, 10)).tolist() == list(range(7, 20)), "ahead, to the end of the picture"
     causal = replace(a, bidirectional=False)
     assert np.flatnonzero(causal.admits(0, 10)).tolist() == list(range(11))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda a: a.admits(0, "x"), lambda a: a.admits(0, K), lambda a: a.admits(0, -5), lambda a: a.sinks("x"),
+        lambda a: a.points_at(0, "abcd"),
+        lambda a: Recorded(keep(TRACE, a)).attend(TRACE, tokens=[1], positions=[T]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused_in_words(ask):
+    with pytest.raises(TraceError, match=r"expected|counted from 0|give one of them|needs"):
+        ask(attention(lambda *_: {0: 1.0}))
 
 
 def test_tokens_heads_and_layers_together():
@@ -240,3 +256,17 @@ def test_rank_correlation_by_hand():
         rank_correlation(np.zeros(3), np.zeros((1, 3)))
     with pytest.raises(TraceError, match="nothing was measured"):
         Map("text", None, np.full(2, np.nan), np.arange(2), "nats").peak()
+
+
+def test_occlusions_of_many_tokens_are_kept_apart():
+    long = make_trace(tokens=60)
+    one, other = (replace(make_occlusion(long, 1, "image", 0), tokens=list(range(n))) for n in (39, 40))
+    kept = keep(long, one, other)
+    assert len(kept.readings) == 2
+    assert max(map(len, kept.readings)) <= 80
+    assert list(Recorded(kept).occlude(kept, range(39)).tokens) == list(range(39))
+    assert list(Recorded(kept).occlude(kept, np.arange(40)).tokens) == list(range(40))
+    single = keep(TRACE, make_occlusion(TRACE, 1, "image", 0))
+    assert list(Recorded(single).occlude(single, np.int64(1)).tokens) == [1]
+    with pytest.raises(TraceError, match="expected a number"):
+        Recorded(single).occlude(single, 1.0)

@@ -38,6 +38,7 @@ def trace(model):
         (lambda m, t: m.score(None, "A"), "nothing to answer|expected"),
         (lambda m, t: m.score([], "A"), "nothing to answer|expected"),
         (lambda m, t: m.ask("Hi", tools=5), "tools=5"),
+        (lambda m, t: m.branch(t, at=3, token=" blue", max_new_tokens=2), "max_new_tokens=2"),
         (lambda m, t: m.ask("Hi", tools="abc"), "tools='abc'"),
         (lambda m, t: m.ask("Hi", tools=["x"]), r"tools\[0\]"),
         (lambda m, t: m.ask("Hi", tools=[print]), r"tools\[0\]"),
@@ -232,3 +233,13 @@ def test_what_the_command_line_cannot_mean_is_refused_before_loading(options, ca
     monkeypatch.setattr(workbench.loading, "load", lambda *a, **k: pytest.fail("a model was loaded"))
     assert cli.main(["ask", "hi", *options]) == 2
     assert options[0] in capsys.readouterr().err
+
+
+def test_a_packed_run_is_looked_at_from_the_terminal_as_it_was_run(tmp_path, capsys):
+    packed = workbench.load("pocket", quantization="int4", drafter=False, progress=False)
+    packed.ask("What is at the top left?", images=[SCENE], temperature=0).save(tmp_path / "a.trace")
+    packed_with_drafter = workbench.load("pocket", quantization="int4", progress=False)
+    assert packed_with_drafter.info.identity == packed.info.identity
+    code = cli.main(["attend", str(tmp_path / "a.trace"), "--token", "1", "--out", str(tmp_path / "map.png")])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")

@@ -52,6 +52,52 @@ def test_the_truth_lies_within_the_bounds(seed, spread, temperature, top_k, top_
     np.testing.assert_allclose(got.low[sure], mine[sure], atol=1e-9)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 10.0])
+@pytest.mark.parametrize("rest", [1e-8, 1e-7, 1e-6, 1e-4])
+def test_a_rest_too_small_for_stored_numbers_is_allowed_for(rest, temperature):
+    """Of 60,000 tokens those not stored have 1e-8 together: nothing in 32 bits, and much at a high temperature."""
+    vocabulary, stored = 60_000, 20
+    rng = np.random.default_rng(3)
+    for flat in (True, False):
+        p = np.concatenate([
+            rng.dirichlet(np.full(stored, 0.5), 8) * (1 - rest),
+            rest * (np.full((8, vocabulary - stored), 1 / (vocabulary - stored)) if flat
+                    else rng.dirichlet(np.full(vocabulary - stored, 0.2), 8)),
+        ], axis=1)  # fmt: skip
+        p = -np.sort(-p, axis=1)
+        truth = p ** (1 / temperature)
+        truth /= truth.sum(1, keepdims=True)
+        got = what_if(np.log(p[:, :stored]).astype(np.float32), vocabulary, temperature=temperature)
+        left = truth[:, stored:].sum(1)
+        assert (got.rest_low <= left + 2e-6).all()
+        assert (got.rest_high >= left - 2e-6).all()
+        assert (got.low <= truth[:, :stored] + 2e-6).all()
+        assert (got.high >= truth[:, :stored] - 2e-6).all()
+        if temperature > 1 and rest < 1e-6:
+            assert not got.exact.any()
+
+
+def test_tokens_as_probable_as_the_last_that_stays_stay_too():
+    logprob = np.log(np.array([[0.25, 0.25, 0.25, 0.25], [0.4, 0.2, 0.2, 0.2], [0.4, 0.3, 0.2, 0.1]]))
+    got = what_if(logprob, 4, top_k=2)
+    truth = oracle(logprob, 1.0, 2, 1.0)
+    np.testing.assert_allclose(got.low, truth, atol=1e-12)
+    np.testing.assert_allclose(truth[0], 0.25)
+    assert got.exact.all()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [(np.log([0.5, 0.3]), 9), (np.zeros((3, 0)), 9), (np.log([[0.5, 0.3]]), "x"), (np.log([[0.5, 0.3]]), 1),
+     (np.log([[0.3, 0.5]]), 9), (np.array([[0.0, np.nan]]), 9)],
+)  # fmt: skip
+def test_what_is_no_distribution_is_refused(given):
+    with pytest.raises(PromptError, match=r"top_logprob|vocabulary"):
+        what_if(*given)
+    with pytest.raises(PromptError, match="temperature"):
+        what_if(np.log([[0.5, 0.3]]), 9, temperature=1e-9)
+
+
 def test_what_is_known_is_said_to_be():
     logprob = np.log(np.array([[0.5, 0.3, 0.1]]))  # a tenth is not stored
     assert what_if(logprob, 100).exact.all()

@@ -415,6 +415,12 @@ def test_the_same_frames_at_other_times_are_another_prompt(model, trace):
     assert "00:30 " not in "".join(now.pieces)
 
 
+def test_the_same_question_about_another_video_is_another_prompt(trace):
+    other = replace(trace.video[1], stills=trace.video[1].stills[::-1])
+    assert workbench.compare(trace, trace).same_prompt
+    assert not workbench.compare(trace, replace(trace, video=(trace.video[0], other))).same_prompt
+
+
 def test_any_forward_pass_of_the_transformers_model_takes_videos(model, trace):
     import torch
 

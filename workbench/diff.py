@@ -112,8 +112,8 @@ def _exact(a: Trace, b: Trace, n: int) -> np.ndarray | None:
 
 
 def _same_prompt(a: Trace, b: Trace) -> bool:
-    media = [[m.data for m in t.images] + [m.data for m in t.audio] for t in (a, b)]
-    return bool(np.array_equal(a.prompt.ids, b.prompt.ids) and media[0] == media[1])
+    media = [[[m.data for m in kind] for kind in (t.images, t.audio)] for t in (a, b)]
+    return bool(np.array_equal(a.prompt.ids, b.prompt.ids) and media[0] == media[1] and a.video == b.video)
 
 
 def _bound(a: Trace, b: Trace, n: int) -> tuple[np.ndarray, np.ndarray]:

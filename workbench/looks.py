@@ -194,9 +194,16 @@ class Attention:
         return self._mixed(rows, np.arange(len(self.pieces)), chosen, self._heads(head), "mean", sinks)
 
     def admits(self, layer: int, position: int) -> np.ndarray:
-        """(T + N,) bool: the keys that the mask of a layer, by its number, lets a query at ``position`` see."""
+        """(T + N,) bool: the keys that the mask of a layer, by its number, lets a query at ``position`` see.
+
+        Raises:
+            TraceError: There is no such layer or position.
+        """
         of = self.layers[self._picked("layer", layer, self._numbers)[0]]
-        return self._admitted(of, position)
+        (at,) = several("position", [position])
+        if not 0 <= at < len(self.pieces):
+            raise TraceError(f"position={position!r}: this run has {len(self.pieces)} positions, counted from 0.")
+        return self._admitted(of, at)
 
     # --- whether to believe it ----------------------------------------------------------------------------------------
 
@@ -206,6 +213,8 @@ class Attention:
         The first token, control tokens, and the first patch or frame of each picture or sound qualify, if they take at
         least ``least`` of all attention held (mean over layers, heads and queries). The largest comes first.
         """
+        if isinstance(least, bool) or not isinstance(least, (int, float, np.integer, np.floating)):
+            raise TraceError(f"least={least!r}: expected a share of attention, a number from 0 to 1.")
         mass = self._mass
         reasons: dict[int, str] = {}
         for s in self.segments:
@@ -382,7 +391,7 @@ class Attention:
             for s in self.segments:
                 if s.kind in ("image", "video") and s.start <= position < s.stop:
                     before |= (k >= s.start) & (k < s.stop)
-        return before & (np.abs(k - position) < (layer.window or len(k)))
+        return before & (position - k < (layer.window or len(k)))  # ahead, to the end of the picture (workbench.masks)
 
     @property
     def _numbers(self) -> list[int]:

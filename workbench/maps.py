@@ -216,7 +216,10 @@ def several(name: str, picks: Any) -> list[int]:
 
 def patches_on(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
     """(n,) bool: which patches lie on an object's box."""
-    target = np.asarray(box, np.float64)
+    try:
+        target = np.asarray(box, np.float64)
+    except (TypeError, ValueError):
+        target = np.zeros(0)
     if target.shape != (4,) or not (target[:2] < target[2:]).all():
         raise TraceError(f"box={box!r}: expected left, top, right, bottom in pixels.")
     middles, middle = (boxes[:, :2] + boxes[:, 2:]) / 2, (target[:2] + target[2:]) / 2

@@ -264,6 +264,11 @@ class LoadedModel(Inspecting):
         began = time.perf_counter()
         forced = forced_by(self._prompter, trace, at, token)
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
+        if len(forced) > settings.max_new_tokens:
+            raise PromptError(
+                f"max_new_tokens={settings.max_new_tokens}: the answer up to at={at} and {token!r} are "
+                f"{len(forced)} tokens."
+            )
         with self._lock:
             request = self.request(trace)
             return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]

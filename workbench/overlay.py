@@ -61,7 +61,12 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[[str], Any]
             and (held.rollout is not None or not asked.rollout)
         ):
             return held
-    model = load(asked.model or trace.model.name)
+    name = asked.model or trace.model.name
+    from workbench.catalog import CATALOG
+
+    # a known name may have been loaded in many ways; a folder holds its weights in one
+    as_run = trace.model.quantization if name in CATALOG and trace.model.quantization != "none" else None
+    model = load(name, quantization=as_run)
     return model.attend(trace, tokens=tokens, rollout=asked.rollout)
 
 

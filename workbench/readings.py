@@ -13,6 +13,7 @@ Readings are plain arrays with a little JSON about them, so that they go into a 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from workbench.errors import Incompatible, TraceError
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention, Layer, Sink
-from workbench.maps import Map, rank_correlation
+from workbench.maps import Map, rank_correlation, several
 from workbench.occlusions import Occlusion
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ def _name(meta: dict[str, Any]) -> str:
         return f"attention.{meta['of']}"
     if meta["kind"] == "lens":
         return f"lens.{meta['over']}.{meta['media']}"
-    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.t{'-'.join(map(str, meta['tokens']))}"[:80]
+    tokens = "-".join(map(str, meta["tokens"]))
+    if len(tokens) > 40:  # names are short; a hash tells long lists apart
+        tokens = hashlib.blake2b(tokens.encode(), digest_size=12).hexdigest()
+    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.t{tokens}"
 
 
 class Recorded:
@@ -149,6 +153,8 @@ class Recorded:
         a = Attention.from_reading(found[0], self.trace)
         if rollout and a.rollout is None:
             raise TraceError("The attention that this trace holds was kept without rollout.")
+        if tokens is not None and positions is not None:
+            raise TraceError(f"tokens={tokens!r} and positions={positions!r}: give one of them.")
         if tokens is not None:
             positions = [int(a.positions[r]) for r in a.rows(tokens)]
         return a.only(positions=positions, layers=layers, heads=heads)
@@ -176,7 +182,7 @@ class Recorded:
         Raises:
             TraceError: None was kept.
         """
-        wanted = range(len(trace.tokens)) if token is None else [token] if isinstance(token, int) else token
+        wanted = range(len(trace.tokens)) if token is None else several("token", token)
         tokens = [trace.index(k) for k in wanted]
         for reading in self._asked("occlude", trace):
             meta = reading["meta"]

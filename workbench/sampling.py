@@ -3,6 +3,8 @@
 A trace keeps the K most probable tokens of each place with their exact logprobs, and so the mass of all others
 together, but not how that mass is spread. Where a setting's outcome does not depend on it, the answer is exact;
 otherwise it is bounded from both sides: the rest may be one flat floor, or a few tokens as probable as the last stored.
+The mass itself is only known as well as the stored numbers are: a rest of 1e-7 cannot be told from none in 32 bits, and
+at a high temperature over a large vocabulary that may be much, so the bounds allow for it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from workbench.errors import PromptError
 
 __all__ = ["WhatIf", "what_if"]
 
+_ROUNDING = 2e-6  # what a sum of stored float32 probabilities may be off by: logits of up to 30 in steps of 2e-6
+
 
 @dataclass(frozen=True, eq=False)
 class WhatIf:
@@ -24,7 +28,7 @@ class WhatIf:
         low, high: (N, K) float64: bounds of each stored token's probability; equal where known exactly; 0 where a
             filter removes the token.
         rest_low, rest_high: (N,) float64: bounds of the probability of all tokens that were not stored.
-        exact: (N,) bool: whether the row's bounds coincide.
+        exact: (N,) bool: whether the row's bounds coincide, as far as the stored numbers go.
     """
 
     low: np.ndarray
@@ -42,14 +46,15 @@ def what_if(
     Args:
         top_logprob: (N, K) the K highest logprobs of each place in nats, descending: ``trace.tokens.top_logprob``.
         vocabulary: Tokens of the vocabulary.
-        temperature: 0 is greedy.
-        top_k, top_p: 0 and 1.0 are off.
+        temperature: 0 is greedy; otherwise at least 1e-6.
+        top_k, top_p: 0 and 1.0 are off. Tokens as probable as the ``top_k``-th stay, as in Transformers;
+                with ``top_k`` = K, none that was not stored is taken to be.
 
     Returns:
         Bounds of the probability of each stored token, (N, K), and of the rest, (N,).
 
     Raises:
-        PromptError: A setting out of range.
+        PromptError: A setting out of range, or no such distributions.
     """
     for name, value, kinds in (
         ("temperature", temperature, (int, float, np.integer, np.floating)),
@@ -58,51 +63,74 @@ def what_if(
     ):
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise PromptError(f"{name}={value!r}: expected a {'whole number' if name == 'top_k' else 'number'}.")
-    if not 0 <= temperature <= 100:
-        raise PromptError(f"temperature={temperature!r}: expected a number from 0 (greedy) to 100.")
+    if not (temperature == 0 or 1e-6 <= temperature <= 100):
+        raise PromptError(f"temperature={temperature!r}: expected 0 (greedy), or a number from 1e-06 to 100.")
     if not 0 < top_p <= 1 or top_k < 0:
         raise PromptError(f"top_k={top_k!r}, top_p={top_p!r}: expected 0 or more, and above 0 up to 1.0.")
-    logp = np.asarray(top_logprob, np.float64)
+    logp, rounding = _checked(top_logprob, vocabulary)
     n, stored = logp.shape
     if temperature == 0:
         first = np.zeros((n, stored))
         first[:, 0] = 1
         return WhatIf(first, first, np.zeros(n), np.zeros(n), np.ones(n, bool))
     hot = np.exp((logp - logp[:, :1]) / temperature)  # relative to the first: its own is 1
-    tail_low, tail_high = _tail(logp, vocabulary, temperature)
-    if 0 < top_k <= stored:  # the rest is cut off, whatever it is
-        hot[:, top_k:] = 0
-        tail_low, tail_high = np.zeros(n), np.zeros(n)
+    tail_low, tail_high = _tail(logp, vocabulary, temperature, rounding)
+    if 0 < top_k <= stored:  # the rest is cut off, unless some of it is as probable as the last that stays
+        least = hot[:, top_k - 1]
+        tied = (hot[:, -1] == least) & (top_k < stored)
+        hot[hot < least[:, None]] = 0
+        tail_low, tail_high = np.zeros(n), np.where(tied, tail_high, 0.0)
     elif top_k:  # part of the rest stays
         tail_high = np.minimum(tail_high, (top_k - stored) * hot[:, -1])
         tail_low = tail_low * min(1.0, (top_k - stored) / max(1, vocabulary - stored))
     total = hot.sum(1)
     low, high = hot / (total + tail_high)[:, None], hot / (total + tail_low)[:, None]
     rest_low, rest_high = tail_low / (total + tail_low), tail_high / (total + tail_high)
+    near = max(2 * rounding, 1e-12)
     if top_p < 1:
-        low, high, rest_high = _nucleus(low, high, rest_high, top_p)
+        low, high, rest_high = _nucleus(low, high, rest_high, top_p, near)
         rest_low = np.zeros(n)
-    exact = np.isclose(low, high, rtol=1e-9, atol=1e-12).all(1) & np.isclose(rest_low, rest_high, atol=1e-12)
+    exact = np.isclose(low, high, rtol=near, atol=near).all(1) & np.isclose(rest_low, rest_high, rtol=0, atol=near)
     return WhatIf(low, high, rest_low, rest_high, exact)
 
 
-def _tail(logp: np.ndarray, vocabulary: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _checked(top_logprob: np.ndarray, vocabulary: int) -> tuple[np.ndarray, float]:
+    """(N, K) float64 logprobs, and what the sum of their probabilities may be off by as they were given."""
+    given = np.asarray(top_logprob)
+    if given.ndim != 2 or not given.shape[1] or not np.issubdtype(given.dtype, np.floating):
+        raise PromptError(
+            f"top_logprob of shape {given.shape} and type {given.dtype}: expected (N, K) logprobs, K at least 1, as in "
+            "trace.tokens.top_logprob."
+        )
+    if isinstance(vocabulary, bool) or not isinstance(vocabulary, (int, np.integer)) or vocabulary < given.shape[1]:
+        raise PromptError(f"vocabulary={vocabulary!r}: expected a whole number, at least the {given.shape[1]} stored.")
+    logp = given.astype(np.float64)
+    if np.isnan(logp).any() or (logp[:, 1:] > logp[:, :-1]).any():
+        raise PromptError("top_logprob: expected each row's logprobs in descending order, and no NaN among them.")
+    return logp, _ROUNDING if given.dtype.itemsize < 8 else 1e-13
+
+
+def _tail(logp: np.ndarray, vocabulary: int, temperature: float, rounding: float) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of the rest's weight at a temperature, in units of the first token's; (N,) each."""
     others = vocabulary - logp.shape[1]
-    mass = np.clip(1 - np.exp(logp).sum(1), 0, 1)
     if others <= 0:
         return np.zeros(len(logp)), np.zeros(len(logp))
+    mass = 1 - np.exp(logp).sum(1)
     power = 1 / temperature
     scale = np.exp(-logp[:, 0] * power)  # the first token's weight is 1
-    flat = others * (mass / others) ** power * scale
     last = np.exp(logp[:, -1])
-    # as few tokens as can hold it, none more probable than the last one stored
-    steep = np.divide(mass, last, out=np.zeros_like(mass), where=last > 0) * last**power * scale
-    return np.minimum(flat, steep), np.maximum(flat, steep)
+    bounds = []
+    for known in (mass - rounding, mass + rounding):
+        rest = np.clip(known, 0, others * last)  # none of the others is more probable than the last one stored
+        flat = others * (rest / others) ** power * scale
+        # as few tokens as can hold it
+        steep = np.divide(rest, last, out=np.zeros_like(rest), where=last > 0) * last**power * scale
+        bounds += [flat, steep]
+    return np.min(bounds, axis=0), np.max(bounds, axis=0)
 
 
 def _nucleus(
-    low: np.ndarray, high: np.ndarray, rest_high: np.ndarray, top_p: float
+    low: np.ndarray, high: np.ndarray, rest_high: np.ndarray, top_p: float, near: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keep the smallest set that reaches ``top_p``, surely or possibly, and renormalise."""
     before_low = np.cumsum(low, 1) - low
@@ -117,7 +145,7 @@ def _nucleus(
     most = np.where(maybe, high, 0).sum(1) + rest_high
     share_low = np.where(surely, low, 0) / np.maximum(most, 1e-300)[:, None]
     share_high = np.minimum(1.0, np.where(maybe, high, 0) / np.maximum(least, 1e-300)[:, None])
-    settled = ~open_ended & (surely == maybe).all(1) & np.isclose(low, high, rtol=1e-9, atol=1e-12).all(1)
+    settled = ~open_ended & (surely == maybe).all(1) & np.isclose(low, high, rtol=near, atol=near).all(1)
     for row in np.flatnonzero(settled):  # everything is known: one answer
         inside = np.where(surely[row], high[row], 0)
         share_low[row] = share_high[row] = inside / inside.sum()
