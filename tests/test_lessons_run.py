@@ -33,7 +33,7 @@ def test_a_lesson_runs_from_top_to_bottom(name, tmp_path):
     shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
     notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
     where = {"metadata": {"path": str(tmp_path)}}
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
+    nbclient.NotebookClient(notebook, timeout=400, kernel_name="python3", resources=where).execute()
     shown = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
