@@ -27,7 +27,7 @@ from benchmarks.packed_peers import PEERS, Scheme, held, missing, of_torch
 
 __all__ = ["main", "quality", "schemes", "speed"]
 
-LAYERS = {"12B up": (15_360, 3840), "12B down": (3840, 15_360), "300M up": (3072, 1024)}
+LAYERS = {"12B up": (15_360, 3840), "12B down": (3840, 15_360), "12B q": (4096, 3840), "300M up": (3072, 1024)}
 QUESTIONS = ("What is at the top left?", "Tell me a story about the picture.", "How many shapes are there?", "Hello")
 ONE_ROW = 1 / 1.5  # the budget: at least 1.5 times as quick as bfloat16 at one row
 BYTES = 0.63
@@ -81,7 +81,9 @@ def speed(name: str, rows: Sequence[int], repeats: int) -> list[Row]:
         out = []
         for count in rows:
             ways = {scheme: _timed(run) for scheme, run in ready[count].items()}
+            began = time.monotonic()
             seconds = rounds(ways, repeats=repeats)
+            print(f"{name}, {count} rows done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             for scheme, one in held_as.items():
                 if scheme == PLAIN:
                     continue
