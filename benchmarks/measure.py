@@ -17,13 +17,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Row", "arguments", "clock", "finish", "interval", "machine", "pairs", "table"]
+__all__ = ["Row", "arguments", "clock", "finish", "interval", "machine", "pairs", "rounds", "table"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,29 @@ def pairs(
             if k >= 0:
                 into.append(seconds)
     return a, b
+
+
+def rounds(ways: Mapping[str, Callable[[], float]], *, repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Call all in turn, each round beginning with the next of them, so that none always follows the same.
+
+    Args:
+        ways: Each returns the seconds to count.
+        repeats: Rounds that count.
+        warm_up: Rounds before them that do not.
+
+    Returns:
+        Seconds of each, round by round: two of them are pairs measured close to each other.
+    """
+    out: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for k in range(-warm_up, repeats):
+        gc.collect()
+        first = k % len(names)
+        for name in names[first:] + names[:first]:
+            seconds = ways[name]()
+            if k >= 0:
+                out[name].append(seconds)
+    return out
 
 
 @contextlib.contextmanager

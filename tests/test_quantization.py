@@ -1,5 +1,6 @@
 """Packed weights: exact where they can be, as small as they should be, and still so after ten tokens."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -110,10 +111,9 @@ def test_rows_of_a_pass_do_not_change_each_other():
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize(
-    "height", [64, 48, 1088]
-)  # of blocks that lie together, of no whole number of them, of two cuts
-def test_many_rows_give_what_each_row_gives(dtype, height):
+@pytest.mark.parametrize("height", [64, 48, 1088])  # of one block or two, of no whole number, of many pieces
+def test_many_rows_give_what_each_row_gives(dtype, height, monkeypatch):
+    monkeypatch.setattr(tiles, "_AT_A_TIME", 128 * 96)
     generator = torch.Generator().manual_seed(4)
     weight = torch.randn((height, 96), generator=generator).to(dtype)
     x = torch.randn((tiles.MANY, 96), generator=generator).to(dtype)
@@ -297,7 +297,11 @@ def test_the_official_packed_form_is_repacked_exactly_and_stays_packed(tmp_path,
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_unknown_names_and_missing_packages():
+def test_unknown_names_and_missing_packages(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a)
+    )
     with pytest.raises(ModelError, match=r"one of none, int8, int4\+16, int4"):
         workbench.load("pocket", quantization="int3")
     with pytest.raises(ModelError, match="pip install bitsandbytes"):

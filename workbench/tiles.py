@@ -22,7 +22,7 @@ __all__ = ["MANY", "better", "block", "product", "product8", "values"]
 
 MANY = 40
 """Rows from which unpacking is quicker than the kernels: measured with AVX2, level at 32 to 40 (int8: at 16 to 24)."""
-_AT_A_TIME = 256  # columns of the product unpacked at a time: 4 MB at 12B's width
+_AT_A_TIME = 1 << 21  # weights unpacked at a time: 8 MB
 _WHOLE = torch.complex128  # moved about, 16 bytes are quicker as one number than as 16
 
 
@@ -81,25 +81,28 @@ def values(tiles: torch.Tensor, scale: torch.Tensor, first: int, stop: int, room
     return out
 
 
+def _pieces(rows: int, columns: int) -> list[tuple[int, int]]:
+    """First and stop of pieces of a weight (rows, columns); all but the last are multiples of every :func:`block`."""
+    height = max(64, _AT_A_TIME // columns // 64 * 64)
+    return [(first, min(first + height, rows)) for first in range(0, rows, height)]
+
+
 def product(x: torch.Tensor, tiles: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (M, K) by a packed weight, as :func:`values` takes it: (M, N), in x's type, summed in float32."""
-    N, K = tiles.shape[0], x.shape[1]
-    rows = x.float()
-    out = torch.empty((len(x), N), dtype=x.dtype, device=x.device)
-    room = _Room(K * min(N, _AT_A_TIME))
-    for first in range(0, N, _AT_A_TIME):
-        stop = min(first + _AT_A_TIME, N)
+    rows, pieces = x.float(), _pieces(len(tiles), x.shape[1])
+    out = torch.empty((len(x), len(tiles)), dtype=x.dtype, device=x.device)
+    room = _Room(x.shape[1] * pieces[0][1])
+    for first, stop in pieces:
         out[:, first:stop] = rows @ values(tiles, scale, first, stop, room)
     return out
 
 
 def product8(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (M, K) by int8 weights (N, K) with a scale a row (N,): (M, N), in x's type, summed in float32."""
-    rows = x.float()
+    rows, pieces = x.float(), _pieces(*packed.shape)
     out = torch.empty((len(x), len(packed)), dtype=x.dtype, device=x.device)
-    room = torch.empty((min(len(packed), _AT_A_TIME), x.shape[1]), dtype=torch.float32, device=x.device)
-    for first in range(0, len(packed), _AT_A_TIME):
-        cut = packed[first : first + _AT_A_TIME]
-        weight = room[: len(cut)].copy_(cut)
-        out[:, first : first + len(cut)] = (rows @ weight.T).mul_(scale[first : first + len(cut)].float())
+    room = torch.empty((pieces[0][1], x.shape[1]), dtype=torch.float32, device=x.device)
+    for first, stop in pieces:
+        weight = room[: stop - first].copy_(packed[first:stop])
+        out[:, first:stop] = (rows @ weight.T).mul_(scale[first:stop].float())
     return out
