@@ -66,6 +66,8 @@ def test_almost_right_answers_are_told_what_is_off():
     assert "At 341 Hz" in lessons.check("03.2", 341).said
     assert "only 0.50" in lessons.check("04.2", lambda p, top_p: 1).said
     assert "followed the wrong draft" in lessons.check("08.1", lambda drafts, words: words).said
+    assert "raised SystemExit" in lessons.check("08.2", lambda a, drafts: raise_(SystemExit(3))).said
+    assert "is 0.5; expected another number" in lessons.check("08.2", lambda a, drafts: 0.5).said
     assert "raised ZeroDivisionError" in lessons.check("08.2", lambda a, drafts: 1 / 0).said
 
 
@@ -168,3 +170,7 @@ def test_the_record_is_json_that_a_person_can_read(folder):
     record = json.loads((folder / checking.RECORD).read_text("utf-8"))
     assert record["03.2"]["attempts"] == 1
     assert record["03.2"]["first"] == record["03.2"]["last"]
+
+
+def raise_(error):
+    raise error

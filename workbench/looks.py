@@ -212,6 +212,9 @@ class Attention:
 
         The first token, control tokens, and the first patch or frame of each picture or sound qualify, if they take at
         least ``least`` of all attention held (mean over layers, heads and queries). The largest comes first.
+
+        Raises:
+            TraceError: ``least`` is no number.
         """
         if isinstance(least, bool) or not isinstance(least, (int, float, np.integer, np.floating)):
             raise TraceError(f"least={least!r}: expected a share of attention, a number from 0 to 1.")

@@ -97,7 +97,7 @@ def called(answer: Any, *given: Any, shown: str) -> Any:
         raise Wrong(f"This exercise wants a function; {_short(answer)} is {type(answer).__name__}.")
     try:
         out = answer(*given)
-    except Exception as error:  # whatever a student's code does wrong is the student's to read
+    except (Exception, SystemExit) as error:  # whatever a student's code does wrong is the student's to read
         raise Wrong(f"{shown} raised {type(error).__name__}: {error}") from error
     if out is None:
         raise Wrong(f"{shown} returned None. Is there a return in it?")
@@ -141,5 +141,5 @@ def whole(value: Any, shown: str) -> int:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else text[:59] + "…"

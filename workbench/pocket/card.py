@@ -40,11 +40,11 @@ renderers, weights as stored (bf16), computed with in float32.
 _LIMITS = """
 ## What it cannot do
 
-- It knows nothing but its world. It was never shown a photo.
+- It knows nothing but its world. No photo was in its training; parts of two are in this exam.
 - **Human voices are untested.** It learnt speech from synthesisers (espeak-ng, flite). Of one that it never heard it
   reads as many words as the festival row says.
-- More than four shapes, touching shapes, other colours, letters in pictures: it will answer, and be wrong. The rows
-  of the table below .7 it mostly guesses.
+- More than four shapes, touching shapes, other colours, letters in pictures: it will answer, and be wrong. So it
+  is, often, in the rows of the table below .8.
 - It says words it is sure of and words it guesses in the same tone. Look at the probabilities: that is what they are for.
 """
 
