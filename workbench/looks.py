@@ -31,13 +31,16 @@ from workbench.maps import (
     Map,
     Picks,
     Sink,
+    admitted,
     all_segments,
     frozen,
     laid_out,
     listed,
     patches_on,
+    place_of,
     places,
     several,
+    share,
 )
 
 if TYPE_CHECKING:
@@ -199,11 +202,8 @@ class Attention:
         Raises:
             TraceError: There is no such layer or position.
         """
-        of = self.layers[self._picked("layer", layer, self._numbers)[0]]
-        (at,) = several("position", [position])
-        if not 0 <= at < len(self.pieces):
-            raise TraceError(f"position={position!r}: this run has {len(self.pieces)} positions, counted from 0.")
-        return self._admitted(of, at)
+        (of,) = self._picked("layer", layer, self._numbers)
+        return self._admitted(self.layers[of], place_of(position, len(self.pieces)))
 
     # --- whether to believe it ----------------------------------------------------------------------------------------
 
@@ -216,9 +216,7 @@ class Attention:
         Raises:
             TraceError: ``least`` is no number.
         """
-        if isinstance(least, bool) or not isinstance(least, (int, float, np.integer, np.floating)):
-            raise TraceError(f"least={least!r}: expected a share of attention, a number from 0 to 1.")
-        mass = self._mass
+        least, mass = share("least", least), self._mass
         reasons: dict[int, str] = {}
         for s in self.segments:
             if s.kind in SOFT and len(s):
@@ -386,15 +384,8 @@ class Attention:
         return np.stack([self._admitted(self.layers[i], int(p))[keys] for p in self.positions[rows]])
 
     def _admitted(self, layer: Layer, position: int) -> np.ndarray:
-        k = np.arange(len(self.pieces))
-        before = k < position if self.of == "drafter" else k <= position
-        if layer.kind != "sliding":
-            return before
-        if self.bidirectional:
-            for s in self.segments:
-                if s.kind in ("image", "video") and s.start <= position < s.stop:
-                    before |= (k >= s.start) & (k < s.stop)
-        return before & (position - k < (layer.window or len(k)))  # ahead, to the end of the picture (workbench.masks)
+        seen = self.segments if self.bidirectional else ()
+        return admitted(layer, position, len(self.pieces), seen, itself=self.of != "drafter")
 
     @property
     def _numbers(self) -> list[int]:
@@ -414,9 +405,8 @@ class Attention:
     @cached_property
     def _mass(self) -> np.ndarray:
         """(T + N,) mean attention over everything held."""
-        if not len(self.layers) or not len(self.positions):
-            return np.zeros(len(self.pieces))
-        return np.mean([self._whole(i).mean((0, 1)) for i in self._all], axis=0)
+        held = [self._whole(i).mean((0, 1)) for i in self._all] if len(self.positions) else []
+        return np.mean(held, axis=0) if held else np.zeros(len(self.pieces))
 
     def _mixed(
         self, rows: np.ndarray, keys: np.ndarray, chosen: np.ndarray | None, heads: np.ndarray, reduce: str,
@@ -438,15 +428,15 @@ class Attention:
         if not len(chosen):
             return np.zeros(len(keys), np.float32)
         total: np.ndarray = np.zeros((len(rows), len(keys)), np.float32)
-        admitted = np.zeros(total.shape, np.int32)
+        admitting = np.zeros(total.shape, np.int32)
         for i in chosen:
             part = without(self._whole(i)[np.ix_(heads, rows)])  # (heads, rows, keys)
             if reduce == "max":
                 total = np.maximum(total, part.max(0))
             else:
                 total += part.mean(0)
-                admitted += self._seen(i, rows, keys) if each else 1
-        return (total / np.maximum(admitted, 1) if reduce == "mean" else total).mean(0)
+                admitting += self._seen(i, rows, keys) if each else 1
+        return (total / np.maximum(admitting, 1) if reduce == "mean" else total).mean(0)
 
     def _about(self, token: Picks, position: Picks, layer: Any, head: Picks, reduce: str, sinks: bool) -> str:
         if position is not None or (token is None and not len(self.tokens)):

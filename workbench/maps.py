@@ -17,14 +17,17 @@ __all__ = [
     "Map",
     "Picks",
     "Sink",
+    "admitted",
     "all_segments",
     "frozen",
     "laid_out",
     "listed",
     "patches_on",
+    "place_of",
     "places",
     "rank_correlation",
     "several",
+    "share",
 ]
 
 SOFT = ("image", "audio", "video")
@@ -212,6 +215,49 @@ def several(name: str, picks: Any) -> list[int]:
     if not ks or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) for k in ks):
         raise TraceError(f"{name}={picks!r}: expected a number from 0, or several.")
     return [int(k) for k in ks]
+
+
+def admitted(layer: Layer, position: int, count: int, segments: Sequence[Segment], *, itself: bool) -> np.ndarray:
+    """(count,) bool: the keys that a layer's mask lets a query see, by the rule of :mod:`workbench.masks`.
+
+    Args:
+        layer: Of which kind and window.
+        position: Of the query.
+        count: Of all positions.
+        segments: The pictures among them are seen in both directions on sliding layers, to their end.
+        itself: Whether the query sees its own position.
+    """
+    k = np.arange(count)
+    seen: np.ndarray = k <= position if itself else k < position
+    if layer.kind != "sliding":
+        return seen
+    for s in segments:
+        if s.kind in ("image", "video") and s.start <= position < s.stop:
+            seen |= (k >= s.start) & (k < s.stop)
+    return seen & (position - k < (layer.window or count))
+
+
+def place_of(position: Any, count: int) -> int:
+    """A position of a run of so many.
+
+    Raises:
+        TraceError: It is none.
+    """
+    (at,) = several("position", [position])
+    if not 0 <= at < count:
+        raise TraceError(f"position={position!r}: this run has {count} positions, counted from 0.")
+    return at
+
+
+def share(name: str, value: Any) -> float:
+    """A share of attention.
+
+    Raises:
+        TraceError: It is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TraceError(f"{name}={value!r}: expected a share of attention, a number from 0 to 1.")
+    return float(value)
 
 
 def patches_on(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:

@@ -27,6 +27,7 @@ from workbench.scoring import (
     forced_by,
     measure,
     prompt_logprobs,
+    room_for,
     with_reference,
 )
 from workbench.settings import changed, configure, filled, whole
@@ -264,11 +265,7 @@ class LoadedModel(Inspecting):
         began = time.perf_counter()
         forced = forced_by(self._prompter, trace, at, token)
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
-        if len(forced) > settings.max_new_tokens:
-            raise PromptError(
-                f"max_new_tokens={settings.max_new_tokens}: the answer up to at={at} and {token!r} are "
-                f"{len(forced)} tokens."
-            )
+        room_for(forced, settings, at, token)
         with self._lock:
             request = self.request(trace)
             return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]

@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> N
     parser.add_argument("--model", metavar="NAME", help="what to load (default: the name in the trace)")
 
 
-def attended(asked: argparse.Namespace, trace: Trace, load: Callable[[str], Any]) -> Attention:
+def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) -> Attention:
     """The attention of the words asked for: what was kept in the trace, or else from its model, loaded for it.
 
     Raises:
@@ -84,7 +84,7 @@ def chosen(asked: argparse.Namespace, trace: Trace) -> tuple[str, int]:
     return over
 
 
-def run(asked: argparse.Namespace, load: Callable[[str], Any], figure: Any, check: Callable[[str], None]) -> None:
+def run(asked: argparse.Namespace, load: Callable[..., Any], figure: Any, check: Callable[[str], None]) -> None:
     """Write the figure that was asked for.
 
     Args:

@@ -17,7 +17,7 @@ from workbench.decoding import Engine, Run
 from workbench.drafting import Drafter
 from workbench.errors import Incompatible, PromptError, TraceError
 from workbench.flight import Speedup
-from workbench.trace import Trace
+from workbench.trace import Settings, Trace
 from workbench.turns import sound_text
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "forced_by",
     "measure",
     "prompt_logprobs",
+    "room_for",
     "with_reference",
 ]
 
@@ -85,6 +86,19 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
     if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
         token = [token]
     return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token, "token")]
+
+
+def room_for(forced: list[int], settings: Settings, at: int, token: Any) -> None:
+    """Refuse a branch whose settings end it before its own token.
+
+    Raises:
+        PromptError: They do.
+    """
+    if len(forced) > settings.max_new_tokens:
+        raise PromptError(
+            f"max_new_tokens={settings.max_new_tokens}: the answer up to at={at} and {token!r} are {len(forced)} "
+            "tokens."
+        )
 
 
 def prompt_logprobs(engine: Engine, run: Run) -> np.ndarray:
