@@ -154,7 +154,7 @@ class Engine:
         run.cache, run.hidden, run.cached = cache, rows[:, -1], start
         run.prompt_rows = rows[0] if run.whole else None
         logits = self.logits(rows[:, -1])
-        check(logits)
+        self.wait()
         run.prefill_s = time.perf_counter() - began
         return logits
 

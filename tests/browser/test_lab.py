@@ -80,7 +80,11 @@ def lab(tmp_path_factory):
         yield address, token, folder / "work"
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:  # it waits for its kernels; nothing of a test may stay behind
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture
