@@ -43,7 +43,7 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[str], f
 
 def temperature(text: str) -> float:
     """0, which is greedy, or a number that logits can be divided by."""
-    from workbench.settings import COLDEST  # with numpy behind it: --help is to stay quick
+    from workbench.sampling import COLDEST  # with numpy behind it: --help is to stay quick
 
     value = number(0, 100)(text)
     if 0 < value < COLDEST:

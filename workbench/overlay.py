@@ -65,8 +65,7 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) 
     from workbench.catalog import CATALOG
 
     # a known name may have been loaded in many ways; a folder holds its weights in one
-    as_run = trace.model.quantization if name in CATALOG and trace.model.quantization != "none" else None
-    model = load(name, quantization=as_run)
+    model = load(name, quantization=trace.model.quantization if name in CATALOG else None)
     return model.attend(trace, tokens=tokens, rollout=asked.rollout)
 
 

@@ -15,8 +15,10 @@ import numpy as np
 
 from workbench.errors import PromptError
 
-__all__ = ["WhatIf", "what_if"]
+__all__ = ["COLDEST", "WhatIf", "what_if"]
 
+COLDEST = 1e-6
+"""The least temperature above 0: colder overflows float32 once logits are divided by it."""
 _ROUNDING = 2e-6  # what a sum of stored float32 probabilities may be off by: logits of up to 30 in steps of 2e-6
 
 
@@ -63,8 +65,8 @@ def what_if(
     ):
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise PromptError(f"{name}={value!r}: expected a {'whole number' if name == 'top_k' else 'number'}.")
-    if not (temperature == 0 or 1e-6 <= temperature <= 100):
-        raise PromptError(f"temperature={temperature!r}: expected 0 (greedy), or a number from 1e-06 to 100.")
+    if not (temperature == 0 or COLDEST <= temperature <= 100):
+        raise PromptError(f"temperature={temperature!r}: expected 0 (greedy), or a number from {COLDEST:g} to 100.")
     if not 0 < top_p <= 1 or top_k < 0:
         raise PromptError(f"top_k={top_k!r}, top_p={top_p!r}: expected 0 or more, and above 0 up to 1.0.")
     logp, rounding = _checked(top_logprob, vocabulary)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ModelError, PromptError
+from workbench.sampling import COLDEST
 from workbench.trace import Settings
 
-__all__ = ["CHANGEABLE", "COLDEST", "MOST_DRAFTS", "MOST_TOP", "changed", "configure", "filled", "whole"]
+__all__ = ["CHANGEABLE", "MOST_DRAFTS", "MOST_TOP", "changed", "configure", "filled", "whole"]
 
 MOST_DRAFTS = 16
-COLDEST = 1e-6
-"""The least temperature above 0: colder overflows float32 once logits are divided by it."""
 MOST_TOP = 1000
 ANSWER = 128  # tokens, where nobody says how many
 _MOST = 2**31 - 1
