@@ -1,9 +1,11 @@
 """AttentionView: maps as bytes on the right places, one word at a time; from a model or from what a trace kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tests.attentions import Looker, hot, make_attention
+from tests.attentions import Looker, hot, make_attention, make_lens, make_occlusion
 from tests.traces import make_trace
 from widgets import AttentionView, to_html
 from widgets.attention_view import spectrogram
@@ -70,6 +72,17 @@ def test_occlusion_and_lens(trace):
     assert lens["names"] == [[1, " red"], [2, "<b>blue"]]
 
 
+def test_what_hiding_hardly_changes_is_not_drawn_as_if_it_did(trace):
+    made = make_occlusion(trace, 2, "image", 0)
+    for drop, faint in ((0.009, True), (0.011, False)):
+        values = np.where(made.map.values == 2, drop, 0).astype(np.float32)
+        kept = keep(trace, make_attention(trace), replace(made, map=replace(made.map, values=values)))
+        answer = AttentionView(kept).answer({"ask": "occlude", "token": 2, "kind": "image", "media": 0})
+        assert answer["faint"] is faint
+        assert answer["most"] == pytest.approx(drop)
+        assert cells(answer).max() == (0 if faint else 255)
+
+
 def test_what_a_trace_kept_needs_no_model(trace, tmp_path):
     kept = keep(trace, make_attention(trace, tokens=[1, 2]))
     view = AttentionView(kept)
@@ -81,6 +94,24 @@ def test_what_a_trace_kept_needs_no_model(trace, tmp_path):
     answers = view.saved_answers()
     assert [token for token in range(6) if _key(token) in answers] == [1, 2]
     assert "Where it looked" in to_html(kept, tmp_path / "a.html").read_text("utf-8")
+
+
+def test_a_page_holds_the_occlusion_and_the_lens_that_the_trace_holds(trace):
+    every = [("image", k) for k in range(len(trace.images))] + [("audio", k) for k in range(len(trace.audio))]
+    hidden = [make_occlusion(trace, 2, *place) for place in every]
+    lenses = [make_lens(trace, k) for k in range(len(trace.images))]
+    view = AttentionView(keep(trace, make_attention(trace), *hidden, make_occlusion(trace, 3, "image", 0), *lenses))
+    answers, reasons = view.saved_answers(), view.saved_state()["data"]["reasons"]
+    assert reasons["occlude"] == reasons["lens"] == reasons["attend"] == ""
+    assert reasons["branch"]
+    for kind, media in every:
+        made = answers[question_key(ask="occlude", token=2, kind=kind, media=media)]
+        assert (cells(made)[3], made["most"]) == (255, 2)
+    assert question_key(ask="occlude", token=3, kind="image", media=0) not in answers, "one picture of it is not enough"
+    assert answers[question_key(ask="lens", media=0)]["names"] == [[1, " red"], [2, "<b>blue"]]
+    some = AttentionView(keep(trace, make_attention(trace), hidden[0], *lenses[1:]))
+    assert some.saved_state()["data"]["reasons"]["occlude"]
+    assert some.saved_state()["data"]["reasons"]["lens"]
 
 
 def _key(token):

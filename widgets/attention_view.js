@@ -135,7 +135,7 @@ function build({ model, body, ask, complain, data, signal }) {
   const headsBox = h("div", { class: "wb-heads" });
 
   // --- painting what was answered
-  const captionOf = (map, unit) => (map.most > 0 ? [h("b", {}, unit(map.sum)), ` in all, at most ${unit(map.most)} in one place. `] : "Nothing. ");
+  const captionOf = (map, unit) => (map.faint ? "Hiding any one place costs the word less than 0.01 nats: it does not hang on a single one. " : map.most > 0 ? [h("b", {}, unit(map.sum)), ` in all, at most ${unit(map.most)} in one place. `] : "Nothing. ");
   const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
   const nats = (v) => `${v.toFixed(2)} nats`;
   const paint = () => {

@@ -19,7 +19,7 @@ from widgets.buffers import array, size
 from widgets.media_input import outline, wav
 from workbench.errors import TraceError, WorkbenchError
 from workbench.media import SAMPLE_RATE
-from workbench.readings import Attention, Map, Recorded, can
+from workbench.readings import Attention, Lens, Map, Recorded, can
 from workbench.thumbnails import thumbnail
 from workbench.trace import Trace
 
@@ -32,6 +32,7 @@ _TEXT = 6000  # words of prompt and answer shown as a strip
 _HEADS = 2 << 20  # bytes of the grid of heads
 _ROWS = 128 << 20  # bytes of attention read at once for a page
 _GUESSED_HEADS = 16
+_FAINT = 0.01  # nats: a drop of at most 1 % of a word's probability; the view's words say so too
 
 
 class AttentionView(View):
@@ -157,16 +158,11 @@ class AttentionView(View):
 
     def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
         """How much less probable the word gets when each place is hidden, in nats."""
-        return _packed(self._who("occlude").occlude(self.trace, int(token), kind, int(media)).map)
+        return _packed(self._who("occlude").occlude(self.trace, int(token), kind, int(media)).map, least=_FAINT)
 
     def answer_lens(self, media: int) -> dict[str, Any]:
         """What each patch would say, read out after each layer: the nearest word."""
-        lens = self._who("lens").lens(self.trace, "image", int(media))
-        ids = lens.top_ids[:, :, 0]
-        return {
-            "layers": [int(k) for k in lens.layers], "ids": array(ids, np.int32),
-            "names": [[int(i), lens.pieces[int(i)]] for i in np.unique(ids)],
-        }  # fmt: skip
+        return _nearest(self._who("lens").lens(self.trace, "image", int(media)))
 
     def answer_sound(self, media: int) -> dict[str, Any]:
         """A sound as the model hears it, as a WAV file."""
@@ -184,12 +180,34 @@ class AttentionView(View):
     # --- in a page without a kernel ----------------------------------------------------------------------------------
 
     def saved_state(self) -> dict[str, Any]:
-        """Attention is among what the page answers, if it can be had now."""
+        """The page answers attention, if it can be had now; occlusion and lens, if the trace holds them."""
         state = super().saved_state()
         if not self.reasons["attend"]:
-            state["data"]["reasons"]["attend"] = ""
+            kept = [question for question, answers in self._kept_answers().items() if answers]
+            state["data"]["reasons"] |= dict.fromkeys(("attend", *kept), "")
             state["data"]["saved"] = True
         return state
+
+    def _kept_answers(self) -> dict[str, dict[str, Any]]:
+        """What the trace holds, by question: words' occlusion over all pictures and sounds, and the pictures' lens."""
+        assert self.trace is not None  # noqa: S101 (a view of nothing has no page)
+        trace, kept = self.trace, Recorded(self.trace)
+        metas = [r["meta"] for r in trace.readings.values() if isinstance(r["meta"], dict)]
+        held = {(*m["tokens"], m["over"], m["media"]) for m in metas if m.get("kind") == "occlusion"}
+        shown = [(kind, one["media"]) for kind, name in (("image", "pictures"), ("audio", "sounds"))
+                 for one in self.data[name]]  # fmt: skip
+        hidden = {
+            question_key(ask="occlude", token=k, kind=kind, media=media):
+                _packed(kept.occlude(trace, k, kind, media).map, least=_FAINT)
+            for k in range(len(trace.tokens)) if all((k, *place) in held for place in shown) for kind, media in shown
+        }  # fmt: skip
+        pictures = {one["media"] for one in self.data["pictures"]}
+        looks = {m["media"] for m in metas if m.get("kind") == "lens" and m.get("over") == "image"}
+        nearest = {
+            question_key(ask="lens", media=m): _nearest(kept.lens(trace, "image", m))
+            for m in (pictures if looks >= pictures else ())
+        }
+        return {"occlude": hidden, "lens": nearest}
 
     def saved_answers(self) -> dict[str, Any]:
         """Every word's attention, mean over heads and the layers that see each place, as far as room is; the sounds."""
@@ -197,6 +215,10 @@ class AttentionView(View):
         if self.trace is None:
             return answers
         room = _PAGE
+        if not self.reasons["attend"]:
+            for kept in self._kept_answers().values():
+                answers |= kept
+            room -= sum(map(size, answers.values()))
         for sound in self.data["sounds"]:
             for ask in ("spectrogram", "sound"):
                 answer = getattr(self, f"answer_{ask}")(sound["media"])
@@ -230,14 +252,30 @@ class AttentionView(View):
         self._read = {}
 
 
-def _packed(made: Map, only: list[int] | None = None) -> dict[str, Any]:
-    """A map as bytes: 0 for nothing (or what hiding makes likelier), 255 for its largest value, which is ``most``."""
+def _packed(made: Map, only: list[int] | None = None, least: float = 0.0) -> dict[str, Any]:
+    """A map as bytes: 0 for nothing (or what hiding makes likelier), 255 for its largest value, which is ``most``.
+
+    A map that nowhere reaches ``least`` is ``faint``, and all of it 0: drawn, it would be noise in bright colours.
+    """
     values = np.nan_to_num(made.values.ravel(), nan=0.0)
     if only is not None:
         values = values[only]
     most = float(values.max(initial=0.0))
-    cells = np.round(255 * np.clip(values, 0, None) / most) if most > 0 else np.zeros(len(values))
-    return {"cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers]}
+    faint = most < least
+    cells = np.round(255 * np.clip(values, 0, None) / most) if most > 0 and not faint else np.zeros(len(values))
+    return {
+        "cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers],
+        "faint": faint,
+    }  # fmt: skip
+
+
+def _nearest(lens: Lens) -> dict[str, Any]:
+    """The nearest word of each place after each layer."""
+    ids = lens.top_ids[:, :, 0]
+    return {
+        "layers": [int(k) for k in lens.layers], "ids": array(ids, np.int32),
+        "names": [[int(i), lens.pieces[int(i)]] for i in np.unique(ids)],
+    }  # fmt: skip
 
 
 def _name(segment: Any) -> str:

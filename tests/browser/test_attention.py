@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.attentions import Looker, hot, make_attention
+from tests.attentions import Looker, hot, make_attention, make_occlusion
 from tests.browser.bridge import PATIENCE, Bridge
 from tests.traces import make_trace
 from widgets import AttentionView, TokenView, to_html
@@ -95,6 +95,19 @@ def test_a_page_holds_every_word_and_shares_the_picked_one(open_page, picture, t
     assert tab.get_by_label("Head", exact=True).is_disabled()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     picture(tab, "attention-dark-narrow")
+
+
+def test_a_page_shows_the_occlusion_that_was_kept(open_page, picture, tmp_path):
+    places = [("image", k) for k in range(len(TRACE.images))] + [("audio", k) for k in range(len(TRACE.audio))]
+    kept = keep(TRACE, make_attention(TRACE), *[make_occlusion(TRACE, 2, *place) for place in places])
+    tab = open_page(to_html(kept, tmp_path / "a.html"))
+    look = tab.locator(".wb", has=tab.locator(".wb-stage"))
+    look.locator(".wb-t[role=option]").nth(2).click()
+    look.get_by_role("button", name="occlusion").click()
+    look.get_by_text("nats in all").first.wait_for()
+    look.locator(".wb-stage[data-hottest='3']").first.wait_for()  # hiding place token + 1 costs most
+    assert look.get_by_role("button", name="lens").is_disabled()
+    picture(tab, "attention-page-occlusion")
 
 
 def test_a_host_that_carries_no_binary_is_answered_in_base64(chromium):
