@@ -42,3 +42,14 @@ def no_network():
     patch.setattr(socket.socket, "connect_ex", guarded_ex)
     yield
     patch.undo()
+
+
+@pytest.fixture
+def unload_what_a_test_loads():
+    """Leave the kernel with the models it had before: packed ones are large, and other tests count what is loaded."""
+    import workbench
+
+    before = set(map(id, workbench.loaded().values()))
+    yield
+    while new := [name for name, model in workbench.loaded().items() if id(model) not in before]:
+        workbench.unload(new[0])  # one at a time: the others' names depend on how many there are

@@ -386,6 +386,7 @@ def test_a_video_is_embedded_frame_by_frame(made, name):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unload_what_a_test_loads")
 @pytest.mark.parametrize("name", ["e4b", "a4b"])
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
 def test_packed_layers_are_the_text_models_alone(made, name, scheme):

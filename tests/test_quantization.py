@@ -20,12 +20,7 @@ from workbench.pocket import WEIGHTS  # noqa: E402
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@pytest.fixture(autouse=True)
-def unload_what_a_test_loaded():
-    before = set(map(id, workbench.loaded().values()))
-    yield
-    while new := [name for name, model in workbench.loaded().items() if id(model) not in before]:
-        workbench.unload(new[0])  # one at a time: the others' names depend on how many there are
+pytestmark = pytest.mark.usefixtures("unload_what_a_test_loads")
 
 
 # --- the grid ---------------------------------------------------------------------------------------------------------

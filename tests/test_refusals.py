@@ -235,14 +235,10 @@ def test_what_the_command_line_cannot_mean_is_refused_before_loading(options, ca
     assert options[0] in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unload_what_a_test_loads")
 def test_a_packed_run_is_looked_at_from_the_terminal_as_it_was_run(tmp_path, capsys):
-    before = set(workbench.loaded())
-    try:
-        packed = workbench.load("pocket", quantization="int4", progress=False)
-        packed.ask("What is at the top left?", images=[SCENE], temperature=0).save(tmp_path / "a.trace")
-        code = cli.main(["attend", str(tmp_path / "a.trace"), "--token", "1", "--out", str(tmp_path / "map.png")])
-        assert code == 0, capsys.readouterr().err
-        assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-    finally:
-        for name in set(workbench.loaded()) - before:
-            workbench.unload(name)
+    packed = workbench.load("pocket", quantization="int4", progress=False)
+    packed.ask("What is at the top left?", images=[SCENE], temperature=0).save(tmp_path / "a.trace")
+    code = cli.main(["attend", str(tmp_path / "a.trace"), "--token", "1", "--out", str(tmp_path / "map.png")])
+    assert code == 0, capsys.readouterr().err
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
