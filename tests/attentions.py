@@ -45,7 +45,7 @@ def make_occlusion(trace, token, kind, media):
     values[0], values[token + 1] = -1, 2
     shape = (segment.rows, segment.cols) if segment.rows else (len(segment),)
     made = Map(kind, media, values.reshape(shape), np.arange(segment.start, segment.stop), unit="nats")
-    return Occlusion(made, [token], -1.0, np.ones(len(segment), bool), "mean", len(segment), trace.model.identity)
+    return Occlusion(made, [token], -1.0, np.ones(len(segment), bool), "mean", 3, len(segment), trace.model.identity)
 
 
 def make_lens(trace, media=0):

@@ -66,7 +66,8 @@ def test_every_layer_and_head(trace):
 def test_occlusion_and_lens(trace):
     view = AttentionView(trace, Looker(trace))
     made = view.answer({"ask": "occlude", "token": 2, "kind": "image", "media": 0})
-    assert (cells(made)[3], cells(made)[0], made["most"], made["sum"]) == (255, 0, 2, 1)
+    assert (cells(made)[3], cells(made)[0], made["most"], made["block"]) == (255, 0, 2, "3 × 3 patches")
+    assert view.answer({"ask": "occlude", "token": 2, "kind": "audio", "media": 0})["block"] == "3 frames"
     lens = view.answer({"ask": "lens", "media": 0})
     assert lens["layers"] == [-1, 0]
     assert lens["names"] == [[1, " red"], [2, "<b>blue"]]

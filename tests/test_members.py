@@ -310,7 +310,7 @@ def test_a_hidden_patch_is_hidden_from_the_tower(made, name):
     """The drop is that of Transformers' own pass over the picture with those 3 × 3 patches in its mean colour."""
     member = made(name)
     trace = member.trace("image")
-    hidden = member.model.occlude(trace, token=1)
+    hidden = member.model.occlude(trace, token=1, size=1)
     assert hidden.values.shape == (3, 18)
     assert hidden.base == pytest.approx(float(trace.tokens.logprob[1]), abs=1e-4)
     inputs = member.inputs("image")
@@ -333,7 +333,7 @@ def test_hidden_frames_and_words(made):
     trace = member.trace("image and sounds")
     inputs = member.inputs("image and sounds")
     before = member.logprob(trace, inputs, 1)
-    drops = member.model.occlude(trace, token=1, over="audio", media=1).values
+    drops = member.model.occlude(trace, token=1, over="audio", media=1, size=1).values
     assert drops.shape == (14,)
     silence = member.processor.feature_extractor([np.zeros(9_111, np.float32)])["input_features"][0]
     for frame, rows in ((0, slice(0, 2)), (5, slice(18, 22)), (13, slice(50, 56))):  # 569 ms are 56 frames of 10 ms

@@ -12,7 +12,9 @@ import workbench  # noqa: E402
 from workbench import embedding, masks, occlusion  # noqa: E402
 from workbench.errors import Incompatible, PromptError, TraceError  # noqa: E402
 from workbench.pocket import HERE, WEIGHTS  # noqa: E402
+from workbench.pocket.world import PLACES  # noqa: E402
 from workbench.readings import Recorded, keep, rank_correlation  # noqa: E402
+from workbench.trace import Segment  # noqa: E402
 
 SCENE, WORD = HERE / "examples" / "scene.png", HERE / "examples" / "seven.wav"
 
@@ -86,7 +88,7 @@ def logprobs(stock, model, trace, *, values=None, embeds=None):
 @pytest.mark.parametrize("how", ["mean", "grey", "blur"])
 def test_hiding_a_patch_is_a_pass_with_that_patch_hidden(model, stock, trace, how):
     index = 1
-    o = model.occlude(trace, token=[1, 3], over="image", media=index, how=how)
+    o = model.occlude(trace, token=[1, 3], over="image", media=index, how=how, size=1)
     feature = model.request(trace).features[index]
     segment = trace.prompt.segment("image", index)
     assert o.values.shape == (segment.rows, segment.cols)
@@ -112,7 +114,7 @@ def test_hiding_a_patch_is_a_pass_with_that_patch_hidden(model, stock, trace, ho
 
 @pytest.mark.parametrize(("how", "media"), [("silence", 0), ("noise", 1)])
 def test_hiding_a_frame_is_a_pass_with_that_frame_hidden(model, stock, trace, how, media):
-    o = model.occlude(trace, token=2, over="audio", media=media, how=how)
+    o = model.occlude(trace, token=2, over="audio", media=media, how=how, size=1)
     feature = model.request(trace).features[2 + media]
     whole = logprobs(stock, model, trace)
     assert o.values.shape == (len(feature.values),)
@@ -139,8 +141,8 @@ def test_hiding_a_word_is_a_pass_with_the_mean_word_in_its_place(model, stock, t
 
 
 def test_tiles_first_and_the_best_of_them_patch_by_patch(model, trace):
-    every = model.occlude(trace, token=0, media=0, tile=1)
-    some = model.occlude(trace, token=0, media=0, tile=4)
+    every = model.occlude(trace, token=0, media=0, size=1, tile=1)
+    some = model.occlude(trace, token=0, media=0, size=1, tile=4)
     assert not some.fine.all()
     assert some.fine.any()
     np.testing.assert_allclose(some.values.ravel()[some.fine], every.values.ravel()[some.fine], atol=1e-5)
@@ -150,6 +152,96 @@ def test_tiles_first_and_the_best_of_them_patch_by_patch(model, trace):
     r, c = np.divmod(rough, cols)
     tile = rough[(r // 4 == r[0] // 4) & (c // 4 == c[0] // 4)]
     assert len(set(some.values.ravel()[tile].tolist())) == 1, "a tile's places share its drop"
+
+
+def test_a_block_is_hidden_around_each_place_as_far_as_the_edge(model, stock, trace):
+    index = 1
+    feature, segment = model.request(trace).features[index], trace.prompt.segment("image", index)
+    rows, cols = segment.rows, segment.cols
+    whole = logprobs(stock, model, trace)[2]
+    for size, before, after in ((3, 1, 1), (2, 0, 1)):
+        o = model.occlude(trace, token=2, media=index, how="grey", size=size)
+        assert (o.size, o.passes, o.fine.all()) == (size, rows * cols, True)
+        assert f"in blocks of {size} × {size}" in o.map.about
+        for r, c in ((0, 0), (1, 5), (rows - 1, cols - 1)):
+            values = feature.values.clone().view(rows, cols, -1)
+            values[max(0, r - before) : r + after + 1, max(0, c - before) : c + after + 1] = 0.5
+            hidden = logprobs(stock, model, trace, values=(index, values.view_as(feature.values)))[2]
+            assert o.values[r, c] == pytest.approx(whole - hidden, abs=2e-4)
+
+
+def test_a_run_of_frames_is_hidden_around_each(model, stock, trace):
+    o = model.occlude(trace, token=2, over="audio")
+    assert o.size == 3
+    feature = model.request(trace).features[2]
+    stand_in = embedding.stand_in(feature, "silence", [], model._prompter.reader.heard, trace.audio[0].samples)
+    whole = logprobs(stock, model, trace)[2]
+    for frame in (0, 7, len(feature.values) - 1):
+        values = feature.values.clone()
+        run = slice(max(0, frame - 1), frame + 2)
+        values[run] = stand_in[run]
+        expected = whole - logprobs(stock, model, trace, values=(2, values))[2]
+        assert o.values[frame] == pytest.approx(expected, abs=2e-4)
+
+
+def test_words_apart_are_no_neighbours():
+    segments = [Segment("text", 0, 3), Segment("text", 9, 12)]
+    blocks = occlusion.Blocks.over(segments, np.array([0, 1, 2, 9, 10, 11]), 3)
+    assert [blocks.around(np.array([i])).tolist() for i in range(6)] == [
+        [0, 1],
+        [0, 1, 2],
+        [1, 2],
+        [3, 4],
+        [3, 4, 5],
+        [4, 5],
+    ]
+    assert [t.tolist() for t in blocks.tiles(2)] == [[0, 1], [2], [3], [4, 5]]
+
+
+def test_tiles_of_blocks_are_refined_to_blocks(model, trace):
+    every = model.occlude(trace, token=0, size=3)
+    some = model.occlude(trace, token=0, size=3, tile=4)
+    assert not some.fine.all()
+    np.testing.assert_allclose(some.values.ravel()[some.fine], every.values.ravel()[some.fine], atol=1e-5)
+    rows, cols = some.values.shape
+    whole = model.occlude(trace, token=0, size=2 * max(rows, cols))
+    assert np.ptp(whole.values) < 1e-4, "every block is the whole picture"
+    tiled = model.occlude(trace, token=0, size=2 * max(rows, cols), tile=4)
+    np.testing.assert_allclose(tiled.values, whole.values, atol=1e-4)  # a tile reaches no more than each of its blocks
+
+
+def test_a_small_picture_is_not_hidden_whole(model):
+    trace = model.ask("What is at the top left?", images=[wide(40, 200)], max_new_tokens=2, temperature=0)
+    segment = trace.prompt.segment("image")
+    assert segment.rows < 6
+    assert model.occlude(trace).size == max(1, segment.rows // 2)
+
+
+def test_what_hiding_costs_most_is_the_thing_asked_about(model):
+    """On scenes that are drawn here: the block's middle touches the shape's own box, in nine of ten at least."""
+    rng = np.random.default_rng(7)
+    hits, drops = [], []
+    while len(hits) < 20:
+        y, x = np.mgrid[:384, :384]
+        picture = np.full((384, 384, 3), int(rng.integers(90, 160)), np.uint8)
+        places = rng.choice(9, 3, replace=False)
+        for place, shape, colour in zip(places, ("circle", "square", "circle"), rng.permutation(4), strict=False):
+            cx, cy, r = place % 3 * 128 + 64, place // 3 * 128 + 64, rng.uniform(32, 52)
+            far = np.hypot(x - cx, y - cy) if shape == "circle" else np.maximum(abs(x - cx), abs(y - cy))
+            picture[far < r] = ((255, 0, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255))[colour]
+            if place == places[0]:
+                box, said = (cx - r, cy - r, cx + r, cy + r), f"A {('red', 'blue', 'yellow', 'white')[colour]} {shape}."
+        trace = model.ask(f"What is at the {PLACES[places[0]]}?", images=[picture], temperature=0, draft=0)
+        if trace.text != said:
+            continue
+        o = model.occlude(trace, token=1)
+        left, top, right, bottom = o.map.boxes.reshape(*o.values.shape, 4)[
+            np.unravel_index(o.values.argmax(), o.values.shape)
+        ]
+        hits.append(left < box[2] and right > box[0] and top < box[3] and bottom > box[1])
+        drops.append(float(o.values.max()))
+    assert np.mean(hits) >= 0.9
+    assert np.median(drops) > 1, "nats: not a matter of rounding"
 
 
 def test_few_variants_at_a_time_give_the_same(model, trace, monkeypatch):
@@ -171,8 +263,12 @@ def test_it_can_be_kept_and_laid_beside_attention(model, trace, tmp_path):
     again = recorded.occlude(trace, token=3, media=1)
     assert np.array_equal(again.values, o.values)
     assert np.array_equal(again.map.boxes, o.map.boxes)
-    assert (again.base, again.how, again.passes) == (o.base, o.how, o.passes)
+    assert (again.base, again.how, again.size, again.passes) == (o.base, o.how, o.size, o.passes)
     np.testing.assert_array_equal(recorded.occlude(trace, over="text").values, words.values)
+    both = Recorded(keep(trace, o, model.occlude(trace, token=3, media=1, size=1)))
+    assert [both.occlude(trace, token=3, media=1, size=s).size for s in (None, 1, o.size)] == [o.size, 1, o.size]
+    with pytest.raises(TraceError, match=r"no occlusion of image 1 for token 3 in blocks of 7"):
+        both.occlude(trace, token=3, media=1, size=7)
     with pytest.raises(TraceError, match="no occlusion of image 0"):
         recorded.occlude(trace, token=3)
 
@@ -181,7 +277,9 @@ def test_what_is_wrong_is_said(model, trace):
     for more, error, words in (
         ({"token": 5}, TraceError, "5 tokens"), ({"over": "smell"}, PromptError, "expected 'image', 'audio', 'text'"),
         ({"how": "silence"}, PromptError, "'mean' or 'grey' or 'blur'"), ({"media": 2}, TraceError, "no image 2"),
-        ({"tile": 0}, PromptError, "from 1"), ({"stop": 1}, PromptError, "Event"),
+        ({"tile": 0}, PromptError, "from 1"), ({"size": 0}, PromptError, "size=0: .* from 1"),
+        ({"size": 2.0}, PromptError, "size=2.0"), ({"size": True}, PromptError, "size=True"),
+        ({"stop": 1}, PromptError, "Event"),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
             model.occlude(trace, **more)

@@ -135,19 +135,20 @@ function build({ model, body, ask, complain, data, signal }) {
   const headsBox = h("div", { class: "wb-heads" });
 
   // --- painting what was answered
-  const captionOf = (map, unit) => (map.faint ? "Hiding any one place costs the word less than 0.01 nats: it does not hang on a single one. " : map.most > 0 ? [h("b", {}, unit(map.sum)), ` in all, at most ${unit(map.most)} in one place. `] : "Nothing. ");
+  const hiddenOf = (map) => (map.faint ? `Hiding ${map.block} costs the word less than 0.01 nats, wherever it is. ` : map.most > 0 ? ["At most ", h("b", {}, nats(map.most)), `, by hiding ${map.block}. `] : "Nothing. ");
+  const readOf = (map) => (map.most > 0 ? [h("b", {}, share(map.sum)), ` in all, at most ${share(map.most)} in one place. `] : "Nothing. ");
   const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
   const nats = (v) => `${v.toFixed(2)} nats`;
   const paint = () => {
     if (!shown) return;
-    const unit = state.what === "occlusion" ? nats : share;
+    const captionOf = state.what === "occlusion" ? hiddenOf : readOf;
     shown.images.forEach((map, k) => {
       scenes[k].paint(numbers(map.cells), state.strength);
-      scenes[k].caption.replaceChildren(...[captionOf(map, unit), layersOf(map)].flat());
+      scenes[k].caption.replaceChildren(...[captionOf(map), layersOf(map)].flat());
     });
     shown.sounds.forEach((map, k) => {
       heard[k].paint(numbers(map.cells), state.strength);
-      heard[k].caption.replaceChildren(...[captionOf(map, unit), layersOf(map)].flat());
+      heard[k].caption.replaceChildren(...[captionOf(map), layersOf(map)].flat());
     });
     if (!shown.words) return;
     around.paint(shown.words);
@@ -245,7 +246,7 @@ function build({ model, body, ask, complain, data, signal }) {
   const hide = toggle("occlusion", () => {
     state.what = state.what === "occlusion" ? "attention" : "occlusion";
     hide.setAttribute("aria-pressed", String(state.what === "occlusion"));
-  }, "Hide each place in turn: how much less probable does the word get?", data.reasons.occlude);
+  }, "Hide each place in turn, with its neighbours: how much less probable does the word get?", data.reasons.occlude);
   const lens = button("lens", () => lens.setAttribute("aria-pressed", String(lens.getAttribute("aria-pressed") !== "true")), {
     reason: data.reasons.lens, pressed: false, title: "Under the mouse: the word nearest to each patch, layer by layer",
   });

@@ -19,7 +19,7 @@ from widgets.buffers import array, size
 from widgets.media_input import outline, wav
 from workbench.errors import TraceError, WorkbenchError
 from workbench.media import SAMPLE_RATE
-from workbench.readings import Attention, Lens, Map, Recorded, can
+from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can
 from workbench.thumbnails import thumbnail
 from workbench.trace import Trace
 
@@ -158,7 +158,7 @@ class AttentionView(View):
 
     def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
         """How much less probable the word gets when each place is hidden, in nats."""
-        return _packed(self._who("occlude").occlude(self.trace, int(token), kind, int(media)).map, least=_FAINT)
+        return _hidden(self._who("occlude").occlude(self.trace, int(token), kind, int(media)))
 
     def answer_lens(self, media: int) -> dict[str, Any]:
         """What each patch would say, read out after each layer: the nearest word."""
@@ -198,7 +198,7 @@ class AttentionView(View):
                  for one in self.data[name]]  # fmt: skip
         hidden = {
             question_key(ask="occlude", token=k, kind=kind, media=media):
-                _packed(kept.occlude(trace, k, kind, media).map, least=_FAINT)
+                _hidden(kept.occlude(trace, k, kind, media))
             for k in range(len(trace.tokens)) if all((k, *place) in held for place in shown) for kind, media in shown
         }  # fmt: skip
         pictures = {one["media"] for one in self.data["pictures"]}
@@ -267,6 +267,14 @@ def _packed(made: Map, only: list[int] | None = None, least: float = 0.0) -> dic
         "cells": array(cells, np.uint8), "most": most, "sum": float(values.sum()), "layers": [*made.layers],
         "faint": faint,
     }  # fmt: skip
+
+
+def _hidden(made: Occlusion) -> dict[str, Any]:
+    """A map of what hiding costs, and what was hidden around each place, in words."""
+    name = "patch" if made.map.kind == "image" else "frame"
+    side = f"{made.size} × {made.size}" if made.map.kind == "image" else f"{made.size}"
+    block = f"one {name}" if made.size == 1 else f"{side} {name}{'es' if name == 'patch' else 's'}"
+    return {**_packed(made.map, least=_FAINT), "block": block}
 
 
 def _nearest(lens: Lens) -> dict[str, Any]:

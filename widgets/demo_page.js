@@ -9,7 +9,7 @@ import { savedModel } from "./lib/page.js";
 const TABS = [
   { title: "Words", view: "token_view", note: "" },
   { title: "Where it looked", view: "attention_view", note: "Pick a word: heat shows where the model looked to say it." },
-  { title: "Occlusion", view: "attention_view", press: "occlusion", note: "Each place is hidden in turn: how much less probable does the picked word get? It takes a while." },
+  { title: "Occlusion", view: "attention_view", press: "occlusion", note: "Each place is hidden in turn, with its neighbours: how much less probable does the picked word get? It takes a while." },
   { title: "Lens", view: "attention_view", press: "lens", note: "Point at a patch of the picture: the word nearest to it, layer by layer." },
   { title: "Drafts", view: "draft_view", note: "" },
 ];

@@ -116,11 +116,13 @@ class Inspecting:
 
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: Literal["image", "audio", "text"] = "image",
-        media: int = 0, *, how: str | None = None, tile: int | None = None, stop: threading.Event | None = None,
+        media: int = 0, *, how: str | None = None, size: int | None = None, tile: int | None = None,
+        stop: threading.Event | None = None,
     ) -> Occlusion:  # fmt: skip
         """Which patches, frames or words matter: each is hidden in turn, and the tokens are scored again.
 
-            model.occlude(trace, token=3).values      # (rows, cols): nats that token 3 loses without each patch
+            model.occlude(trace, token=3).values          # (rows, cols): nats that 3 × 3 patches are worth
+            model.occlude(trace, token=3, size=1).values  # without each patch alone
 
         Args:
             trace: A run of this model.
@@ -128,6 +130,9 @@ class Inspecting:
             over: What is hidden: patches of a picture, frames of a sound, or words of the prompt.
             media: Which picture or sound.
             how: What stands in for it (``workbench.occlusion.HOW``); None is the first of those.
+            size: Hide the block of so many places a side that each place is the middle of (of an even number, one more
+                lies right of and below it), or what the edge leaves of it. None is ``workbench.occlusion.SIZE``: 3
+                patches or frames, 1 word. A thing covers several patches and each tells of it: alone, few are missed.
             tile: Hide tiles of so many places a side first, then the places of the quarter of tiles that matters most.
                 1 hides every place alone; None does so up to 128 places.
             stop: An event that ends it.
@@ -144,7 +149,7 @@ class Inspecting:
             request = self.request(trace)
             return occlude(
                 self._engine, request, trace, self._prompter.reader, token=token, over=over, media=media, how=how,
-                tile=tile, stop=stop,
+                size=size, tile=tile, stop=stop,
             )  # fmt: skip
 
     def nearest(

@@ -362,7 +362,7 @@ class Attention:
         for k in several(name, picks):
             if k not in held:
                 shown = ", ".join(map(str, held if len(held) <= 12 else [*held[:5], "…", held[-1]]))
-                raise TraceError(f"{name}={k}: this reading holds {name} {shown or 'none'}. Attend again with it.")
+                raise TraceError(f"{name}={k}: this reading holds {name} {shown or 'none'}: choose, or attend again.")
             out.append(held.index(k))
         return np.array(out)
 

@@ -1,9 +1,9 @@
 """Does it matter? Hide a patch, a frame or a word and see how much less probable the answer gets.
 
 Attention says where a model looked, not what it used. Occlusion (Zeiler & Fergus 2014) asks the second question: each
-place is hidden in turn and the answer scored again. Gemma 4's encoder-free members embed every patch and frame alone,
-so hiding one changes one row of the model's input; in the others a tower sees the picture with the hole, and every row
-of it may change. What comes before is computed once and shared by all.
+place is hidden in turn, with its neighbours, and the answer scored again. Gemma 4's encoder-free members embed every
+patch and frame alone, so hiding one changes one row of the model's input; in the others a tower sees the picture with
+the hole, and every row of it may change. What comes before is computed once and shared by all.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ from workbench.trace import Segment, Trace
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["HOW", "occlude"]
+__all__ = ["HOW", "SIZE", "occlude"]
 
 HOW = {"image": ("mean", "grey", "blur"), "audio": ("silence", "noise"), "text": ("mean",)}
 """What may stand in for what is hidden; the first is the default. ``mean`` of an image is its mean colour, of words the
 mean of all the vocabulary's embeddings; ``blur`` leaves what a box of one patch leaves; ``noise`` is as loud as the
 sound."""
+
+SIZE = {"image": 3, "audio": 3, "text": 1}
+"""Places a side of the block that is hidden around each, where nothing else is asked for; of a small picture, at most
+half of its shorter side. A thing covers several patches and a sound of speech about three frames, and each of them
+tells of it: alone, none is missed."""
 
 _BATCH_TOKENS = 4096  # rows of all variants of a pass together
 _TILES = 64  # a grid of more than twice as many places is hidden by tiles first
@@ -44,7 +49,8 @@ _REFINED = 0.25  # of the tiles, those that matter most, place by place
 
 def occlude(
     engine: Engine, request: Request, trace: Trace, reader: Reader, *, token: Any = None, over: str = "image",
-    media: int = 0, how: str | None = None, tile: int | None = None, stop: Any = None,
+    media: int = 0, how: str | None = None, size: int | None = None, tile: int | None = None,
+    stop: Any = None,
 ) -> Occlusion:  # fmt: skip
     """The drop of some tokens' logprob by each hidden place. See ``LoadedModel.occlude``."""
     import torch
@@ -56,13 +62,14 @@ def occlude(
         raise PromptError(
             f"how={how!r}: what is hidden over {over} is replaced by {' or '.join(map(repr, HOW[over]))}."
         )
-    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
-        raise PromptError(f"tile={tile!r}: expected places a side that are hidden at once, from 1, or None.")
+    _side("size", size, "places a side of the block around each place, from 1, or None")
+    _side("tile", tile, "places a side that are hidden at once, from 1, or None")
     n = len(trace.tokens)
     tokens = sorted({trace.index(k) for k in (range(n) if token is None else several("token", token))})
     if not tokens:
         raise PromptError("This answer has no tokens whose probability could change.")
     segments = _places(trace, over, media)
+    size = size or _usual(over, segments[0])
     positions = np.concatenate([np.arange(s.start, s.stop) for s in segments])
     with torch.inference_mode():
         ids = np.concatenate([trace.prompt.ids, trace.tokens.token_id[: tokens[-1] + 1]])
@@ -80,10 +87,11 @@ def occlude(
             engine, request, trace, embedded(engine, request, ids[:-1]), per_layer(engine, request, ids[:-1]), hole,
             positions, tokens, over == "image" or isinstance(hole, _Tower), stop,
         )  # fmt: skip
-        drops, fine = _measure(runner, segments[0], len(positions), tile)
+        drops, fine = _measure(runner, Blocks.over(segments, positions, size), tile)
     words = "".join(trace.tokens.piece[k] for k in tokens[:6]).strip()
+    block = "" if size == 1 else f" in blocks of {size} × {size}" if over == "image" else f" in runs of {size}"
     more: dict[str, Any] = {
-        "unit": "drop of logprob, nats", "about": f"token {listed(tokens)} ({words!r}), {over} hidden by {how}",
+        "unit": "drop of logprob, nats", "about": f"token {listed(tokens)} ({words!r}), {over} hidden by {how}{block}",
     }  # fmt: skip
     if over == "text":
         values = np.full(len(trace.ids), np.nan, np.float32)
@@ -93,9 +101,19 @@ def occlude(
     else:
         made = laid_out(segments, over, media, drops, **more)
     return Occlusion(
-        map=made, tokens=np.array(tokens), base=runner.base, fine=fine, how=how, passes=runner.passes,
-        identity=trace.model.identity,
+        map=made, tokens=np.array(tokens), base=runner.base, fine=fine, how=how, size=size,
+        passes=runner.passes, identity=trace.model.identity,
     )  # fmt: skip
+
+
+def _side(name: str, value: Any, expected: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise PromptError(f"{name}={value!r}: expected {expected}.")
+
+
+def _usual(over: str, segment: Segment) -> int:
+    shorter = min(segment.rows or 1, segment.cols or 1) if over == "image" else len(segment)
+    return max(1, min(SIZE[over], shorter // 2))
 
 
 def _places(trace: Trace, over: str, media: int) -> list[Segment]:
@@ -245,28 +263,66 @@ class _Runner:
         return total
 
 
-def _measure(runner: _Runner, segment: Segment, n: int, tile: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) drops, and whether each was measured alone: many places go by tiles first, then the best one by one."""
-    grid = segment.rows is not None and segment.cols is not None and segment.rows * segment.cols == n
-    if tile is None:
-        tile = 1 if n <= 2 * _TILES else math.ceil(math.sqrt(n / _TILES) if grid else n / _TILES)
-    group: np.ndarray
-    if grid:
-        r, c = np.divmod(np.arange(n), segment.cols or 1)
-        group = (r // tile) * n + c // tile
-    else:
-        group = np.arange(n) // tile
-    _, group = np.unique(group, return_inverse=True)
-    tiles = [np.flatnonzero(group == g) for g in range(int(group.max()) + 1)]
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """What is hidden together with each place: its neighbours up to half a block away, as far as the edge.
+
+    Attributes:
+        at: (n, 2) int64 row and column of each place; of frames and words, 0 and their number.
+        run: (n,) int64 which stretch each lies in: words on either side of a picture are no neighbours.
+        size: Places a side; the block of an even size reaches one place further right and down.
+    """
+
+    at: np.ndarray
+    run: np.ndarray
+    size: int
+
+    @classmethod
+    def over(cls, segments: Sequence[Segment], positions: np.ndarray, size: int) -> Blocks:
+        """Over what was hidden; a picture lies in one segment, a row of its grid after the other."""
+        n, cols = len(positions), segments[0].cols
+        if segments[0].rows is not None and cols is not None and segments[0].rows * cols == n:
+            return cls(np.stack(np.divmod(np.arange(n), cols), axis=1), np.zeros(n, np.int64), size)
+        run = np.cumsum(np.diff(positions, prepend=positions[0]) > 1)
+        return cls(np.stack([np.zeros(n, np.int64), np.arange(n)], axis=1), run, size)
+
+    def around(self, places: np.ndarray) -> np.ndarray:
+        """Indices of all that is hidden with any of some places."""
+        after = self.size // 2
+        gap = self.at[:, None] - self.at[places]  # (n, places, 2)
+        near = ((gap >= after + 1 - self.size) & (gap <= after)).all(axis=-1)
+        return np.flatnonzero((near & (self.run[:, None] == self.run[places])).any(axis=1))
+
+    def tiles(self, side: int) -> list[np.ndarray]:
+        """The places, cut into tiles of so many a side."""
+        key = np.column_stack([self.at // side, self.run])
+        _, group = np.unique(key, axis=0, return_inverse=True)
+        return [np.flatnonzero(group.ravel() == g) for g in range(int(group.max()) + 1)]
+
+    @property
+    def side(self) -> int:
+        """Of the tiles to try first where each place alone would take too long; 1 where it would not."""
+        n = len(self.at)
+        return 1 if n <= 2 * _TILES else math.ceil(math.sqrt(n / _TILES) if self.at[:, 0].any() else n / _TILES)
+
+
+def _measure(runner: _Runner, blocks: Blocks, side: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) drops, and whether each was measured by itself: many places go by tiles first, then the best one by one.
+
+    A tile is tried with all that the blocks of its places reach. Each of them is held to lose its block's part of that.
+    """
+    n = len(blocks.at)
+    around = [blocks.around(np.array([i])) for i in range(n)]
+    tiles = blocks.tiles(blocks.side if side is None else side)
     tiles.sort(key=lambda t: -int(t.min()))  # what is hidden late leaves most to share
-    found = runner.drops(tiles)
+    reached = [blocks.around(t) for t in tiles]
+    found = runner.drops(reached)
     drops, fine = np.zeros(n, np.float32), np.zeros(n, bool)
-    for t, drop in zip(tiles, found, strict=True):
-        drops[t], fine[t] = drop / len(t), len(t) == 1
+    for t, reach, drop in zip(tiles, reached, found, strict=True):
+        drops[t], fine[t] = [drop * len(around[i]) / len(reach) for i in t], len(t) == 1
     rough = [(abs(float(drop)), t) for t, drop in zip(tiles, found, strict=True) if len(t) > 1]
     rough.sort(key=lambda pair: -pair[0])
-    again = [np.array([i]) for _, t in rough[: math.ceil(len(tiles) * _REFINED)] for i in t]
-    again.sort(key=lambda t: -int(t[0]))
-    for t, drop in zip(again, runner.drops(again), strict=True):
-        drops[t], fine[t] = drop, True
+    again = sorted((i for _, t in rough[: math.ceil(len(tiles) * _REFINED)] for i in t), reverse=True)
+    for i, drop in zip(again, runner.drops([around[i] for i in again]), strict=True):
+        drops[i], fine[i] = drop, True
     return drops, fine

@@ -28,6 +28,7 @@ class Occlusion:
         base: Their summed logprob in nats with nothing hidden.
         fine: (map.values.size,) bool: False where a whole tile was hidden at once and the drop shared among its places.
         how: What stood in for what was hidden: ``mean``, ``grey``, ``blur``; ``silence``, ``noise``; ``mean`` of words.
+        size: Places a side of the block around each place that was hidden with it; 1: the place alone.
         passes: Variants that were run.
         identity: Of the model.
     """
@@ -37,6 +38,7 @@ class Occlusion:
     base: float
     fine: np.ndarray
     how: str
+    size: int
     passes: int
     identity: tuple[str, ...]
 
@@ -48,7 +50,8 @@ class Occlusion:
 
     def __repr__(self) -> str:
         where = f"{self.map.kind}{'' if self.map.media is None else f' {self.map.media}'}"
-        return f"Occlusion({where} by {self.how}, tokens {self.tokens.tolist()}, {self.passes} variants)"
+        block = "" if self.size == 1 else f" in blocks of {self.size}"
+        return f"Occlusion({where} by {self.how}{block}, tokens {self.tokens.tolist()}, {self.passes} variants)"
 
     @property
     def values(self) -> np.ndarray:
@@ -59,8 +62,8 @@ class Occlusion:
         """For ``Trace.readings``."""
         meta = {
             "kind": "occlusion", "over": self.map.kind, "media": self.map.media or 0, "how": self.how,
-            "tokens": self.tokens.tolist(), "base": self.base, "passes": self.passes, "identity": list(self.identity),
-            "about": self.map.about, "unit": self.map.unit,
+            "size": self.size, "tokens": self.tokens.tolist(), "base": self.base, "passes": self.passes,
+            "identity": list(self.identity), "about": self.map.about, "unit": self.map.unit,
         }  # fmt: skip
         return {"meta": meta, "arrays": {"values": self.map.values.ravel(), "fine": self.fine}}
 
@@ -83,7 +86,8 @@ class Occlusion:
                 made = laid_out(found, str(meta["over"]), int(meta["media"]), arrays["values"], **more)
             return cls(
                 map=made, tokens=np.array([int(k) for k in meta["tokens"]], np.int32), base=float(meta["base"]),
-                fine=arrays["fine"], how=str(meta["how"]), passes=int(meta["passes"]), identity=tuple(meta["identity"]),
+                fine=arrays["fine"], how=str(meta["how"]), size=int(meta.get("size", 1)), passes=int(meta["passes"]),
+                identity=tuple(meta["identity"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"A reading of an occlusion in this trace is broken: {error!r}.") from error

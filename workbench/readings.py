@@ -110,7 +110,8 @@ def _name(meta: dict[str, Any]) -> str:
     tokens = "-".join(map(str, meta["tokens"]))
     if len(tokens) > 40:  # names are short; a hash tells long lists apart
         tokens = hashlib.blake2b(tokens.encode(), digest_size=12).hexdigest()
-    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.t{tokens}"
+    block = "" if meta.get("size", 1) == 1 else f"{meta['size']}."
+    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.{block}t{tokens}"
 
 
 class Recorded:
@@ -175,9 +176,17 @@ class Recorded:
 
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
-        how: str | None = None, tile: int | None = None, stop: Any = None,  # noqa: ARG002 (as for attend)
+        how: str | None = None, size: int | None = None, tile: int | None = None,  # noqa: ARG002 (as for attend)
+        stop: Any = None,  # noqa: ARG002
     ) -> Occlusion:  # fmt: skip
         """The occlusion that was kept for the same token or tokens, with the tiles it was made with.
+
+        Args:
+            trace: The trace that this one was made of.
+            token, over, media: As for ``LoadedModel.occlude``.
+            how: None: whatever stood in.
+            size: None: whatever was hidden around each place; of several that were kept, the first.
+            tile, stop: As for ``LoadedModel.occlude``; nothing here takes long.
 
         Raises:
             TraceError: None was kept.
@@ -187,11 +196,12 @@ class Recorded:
         for reading in self._asked("occlude", trace):
             meta = reading["meta"]
             if (meta.get("over"), meta.get("media"), meta.get("tokens")) == (over, media, tokens) and (
-                how in (None, meta.get("how"))
+                how in (None, meta.get("how")) and size in (None, meta.get("size", 1))
             ):
                 return Occlusion.from_reading(reading, self.trace)
         raise TraceError(
-            f"This trace holds no occlusion of {over} {media} for token {token!r}; it holds "
+            f"This trace holds no occlusion of {over} {media} for token {token!r}"
+            f"{'' if size is None else f' in blocks of {size}'}; it holds "
             f"{sorted(self.trace.readings)}."
         )
 

@@ -104,7 +104,7 @@ def test_a_page_shows_the_occlusion_that_was_kept(open_page, picture, tmp_path):
     look = tab.locator(".wb", has=tab.locator(".wb-stage"))
     look.locator(".wb-t[role=option]").nth(2).click()
     look.get_by_role("button", name="occlusion").click()
-    look.get_by_text("nats in all").first.wait_for()
+    look.get_by_text("by hiding 3 × 3 patches").first.wait_for()
     look.locator(".wb-stage[data-hottest='3']").first.wait_for()  # hiding place token + 1 costs most
     assert look.get_by_role("button", name="lens").is_disabled()
     picture(tab, "attention-page-occlusion")

@@ -14,7 +14,7 @@ __all__: list[str] = []
 @exercise(
     "06.1", "the patch that mattered most",
     hints=(
-        "hidden.values has what the answer loses when each patch is hidden. Where is it largest?",
+        "hidden.values has what the answer loses when each patch is hidden alone. Where is it largest?",
         "argmax counts patch by patch; numpy.unravel_index(number, hidden.values.shape) makes (row, column) of it.",
     ),
     solution="""
@@ -24,7 +24,7 @@ from workbench.pocket.examples import SCENE
 
 model = workbench.load()
 trace = model.ask("What is at the top left?", images=[SCENE], temperature=0)
-hidden = model.occlude(trace)
+hidden = model.occlude(trace, size=1)
 answer = np.unravel_index(hidden.values.argmax(), hidden.values.shape)
 """,
 )  # fmt: skip
@@ -37,7 +37,7 @@ def worst(answer: Any) -> str:
         raise Wrong(f"{answer!r:.60} is no place; expected two numbers, (row, column).")
     row, col = (whole(n, "Your answer") for n in answer)
     model = load(progress=False)
-    values = model.occlude(model.ask("What is at the top left?", images=[SCENE], temperature=0)).values
+    values = model.occlude(model.ask("What is at the top left?", images=[SCENE], temperature=0), size=1).values
     if not (0 <= row < values.shape[0] and 0 <= col < values.shape[1]):
         raise Wrong(
             f"There is no patch ({row}, {col}): the grid has {values.shape[0]} rows and {values.shape[1]} columns."
