@@ -179,7 +179,7 @@ class Recorded:
         how: str | None = None, size: int | None = None, tile: int | None = None,  # noqa: ARG002 (as for attend)
         stop: Any = None,  # noqa: ARG002
     ) -> Occlusion:  # fmt: skip
-        """The occlusion that was kept for the same token or tokens, with the tiles it was made with.
+        """The occlusion that was kept for the same token or tokens.
 
         Args:
             trace: The trace that this one was made of.
@@ -187,6 +187,9 @@ class Recorded:
             how: None: whatever stood in.
             size: None: whatever was hidden around each place; of several that were kept, the first.
             tile, stop: As for ``LoadedModel.occlude``; nothing here takes long.
+
+        Returns:
+            With the blocks and tiles that it was made with.
 
         Raises:
             TraceError: None was kept.

@@ -72,7 +72,7 @@ def test_pointing_at_words_and_patches(looking):
     tab.mouse.move(box["x"] + 8, box["y"] + 8)
     bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
     tab.get_by_role("button", name="occlusion").click()
-    bridge.until(lambda: "2.00 nats in one place" in tab.locator("figcaption").nth(1).inner_text())
+    bridge.until(lambda: "At most 2.00 nats, by hiding 3 × 3 patches." in tab.locator("figcaption").nth(1).inner_text())
     assert hottest(tab, "Heat on scene.png") == "1"
 
 
