@@ -12,7 +12,7 @@ from widgets.attention_view import spectrogram
 from widgets.base import question_key
 from widgets.buffers import size
 from workbench.errors import TraceError, WorkbenchError
-from workbench.readings import keep
+from workbench.readings import keep, rank_correlation
 
 
 def cells(packed):
@@ -68,6 +68,10 @@ def test_occlusion_and_lens(trace):
     made = view.answer({"ask": "occlude", "token": 2, "kind": "image", "media": 0})
     assert (cells(made)[3], cells(made)[0], made["most"], made["block"]) == (255, 0, 2, "3 × 3 patches")
     assert view.answer({"ask": "occlude", "token": 2, "kind": "audio", "media": 0})["block"] == "3 frames"
+    agreed = view.answer({"ask": "agree", "token": 2, "kind": "image", "media": 0, "layer": 1, "head": 0})
+    own = make_occlusion(trace, 2, "image", 0).map.values
+    read = make_attention(trace, 2).map("image", 0, token=2, layer=1, head=0).values
+    assert agreed["rank"] == pytest.approx(rank_correlation(read, own), abs=1e-4)
     lens = view.answer({"ask": "lens", "media": 0})
     assert lens["layers"] == [-1, 0]
     assert lens["names"] == [[1, " red"], [2, "<b>blue"]]
@@ -108,6 +112,9 @@ def test_a_page_holds_the_occlusion_and_the_lens_that_the_trace_holds(trace):
     for kind, media in every:
         made = answers[question_key(ask="occlude", token=2, kind=kind, media=media)]
         assert (cells(made)[3], made["most"]) == (255, 2)
+        how = {"layer": None, "head": None, "reduce": "mean", "sinks": False}
+        agreed = answers[question_key(ask="agree", token=2, kind=kind, media=media, **how)]
+        assert (agreed["rank"] is None) == (media == 1), "nothing of the second picture is looked at"
     assert question_key(ask="occlude", token=3, kind="image", media=0) not in answers, "one picture of it is not enough"
     assert answers[question_key(ask="lens", media=0)]["names"] == [[1, " red"], [2, "<b>blue"]]
     some = AttentionView(keep(trace, make_attention(trace), hidden[0], *lenses[1:]))

@@ -12,15 +12,36 @@ import { words } from "./lib/words.js";
 
 const QUICK = 0.25; // seconds within which pointing at a word is enough to ask
 
+const nats = (v) => `${v.toFixed(2)} nats`;
 const share = (v) => `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 
 function layerName(kind, index, window) {
   return `${index} · ${kind.startsWith("sliding") ? `sliding, ${window ?? "?"} tokens` : "full"}`;
 }
 
+/** Runs one at a time; of what is asked for meanwhile only the newest. `run` is told whether nothing newer waits. */
+function newest(run, { body, signal }) {
+  let waiting = null, busy = false;
+  return async (k) => {
+    waiting = k;
+    if (busy) return;
+    busy = true;
+    body.dataset.running = Number(body.dataset.running ?? 0) + 1;
+    body.setAttribute("aria-busy", "true");
+    while (waiting !== null && !signal.aborted) {
+      const now = waiting;
+      waiting = null;
+      await run(now, () => waiting === null);
+    }
+    busy = false;
+    body.dataset.running -= 1;
+    if (body.dataset.running === "0") body.removeAttribute("aria-busy");
+  };
+}
+
 /** A picture under heat. `onpoint` is told the patch under the mouse, or -1. */
-function scene(picture, { onpoint }) {
-  const heat = heatCanvas(`Heat on ${safe(picture.name)}`);
+function scene(picture, { label, onpoint }) {
+  const heat = heatCanvas(`${label} on ${safe(picture.name)}`);
   const mark = h("span", { class: "wb-mark", hidden: true });
   const caption = h("figcaption", {});
   const image = h("img", { src: picture.url, alt: `Picture ${picture.media}: ${safe(picture.name)}` });
@@ -45,12 +66,13 @@ function scene(picture, { onpoint }) {
     });
   };
   const width = `${Math.max(9, (24 * picture.width) / picture.height).toFixed(1)}rem`; // tall pictures stay on the screen
-  return { element: h("figure", { class: "wb-scene", style: { "max-width": width } }, stage, caption), caption, paint };
+  const blank = () => paint(new Uint8Array(picture.rows * picture.cols), 0);
+  return { element: h("figure", { class: "wb-scene", style: { "--width": width } }, stage, caption), caption, paint, blank };
 }
 
 /** A waveform under heat, with a spectrogram on demand; a click plays from there. */
-function soundOf(sound, { ask, complain, play }) {
-  const heat = heatCanvas(`Heat on ${safe(sound.name)}`);
+function soundOf(sound, { label, ask, complain, play }) {
+  const heat = heatCanvas(`${label} on ${safe(sound.name)}`);
   const cursor = h("span", { class: "wb-cursor", hidden: true });
   const caption = h("figcaption", {});
   const stage = h("div", { class: "wb-stage" }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
@@ -84,7 +106,7 @@ function soundOf(sound, { ask, complain, play }) {
   };
   return {
     element: h("figure", { class: "wb-sound" }, stage, h("div", { class: "wb-steps" }, button("▶ Play", () => play(sound, 0, at), { name: `Play ${safe(sound.name)}` }), spectrum), caption),
-    caption, paint,
+    caption, paint, blank: () => paint(new Uint8Array(sound.frames), 0),
   };
 }
 
@@ -111,10 +133,12 @@ function build({ model, body, ask, complain, data, signal }) {
     return;
   }
   const reason = data.reasons.attend;
-  const state = { layer: null, head: null, reduce: "mean", sinks: true, what: "attention", strength: 0.8 };
+  const state = { layer: null, head: null, reduce: "mean", sinks: true, hide: false, strength: 0.8 };
   const known = new Map(); // answers by question, so that going back to a word costs nothing
+  const costs = new Map(); // of hiding, by word
+  const ranks = new Map(); // how far the two agree, by question
   const lenses = new Map();
-  let shown = null, token = -1, hoverAsks = false, waiting = null, busy = false;
+  let shown = null, token = -1, hoverAsks = false, hiding = -1;
 
   const sounds = player(signal, { at: (seconds) => follow?.(seconds) });
   let follow = null;
@@ -127,30 +151,50 @@ function build({ model, body, ask, complain, data, signal }) {
       complain(error);
     }
   };
-  const scenes = data.pictures.map((picture, k) => scene(picture, { onpoint: (patch) => point(k, patch) }));
-  const heard = data.sounds.map((sound) => soundOf(sound, { ask, complain, play }));
+  const looked = { label: "Heat", unit: share, of: () => shown };
+  const hidden = { label: "What hiding costs", unit: nats, of: () => costs.get(token) };
+  for (const side of [looked, hidden]) {
+    side.images = data.pictures.map((picture, k) => scene(picture, { label: side.label, onpoint: (patch) => point(side, k, patch) }));
+    side.sounds = data.sounds.map((sound) => soundOf(sound, { label: side.label, ask, complain, play }));
+  }
+  const sights = h("div", { class: "wb-look" });
+  const pairs = (kind) => looked[kind].flatMap((one, k) => [one.element, hidden[kind][k].element]);
   const around = context(data.context);
   const shares = h("div", {});
   const status = h("p", { class: "wb-note", role: "status" });
   const headsBox = h("div", { class: "wb-heads" });
 
   // --- painting what was answered
-  const hiddenOf = (map) => (map.faint ? `Hiding ${map.block} costs the word less than 0.01 nats, wherever it is. ` : map.most > 0 ? ["At most ", h("b", {}, nats(map.most)), `, by hiding ${map.block}. `] : "Nothing. ");
+  const hiddenOf = (map, rank) => [
+    h("b", {}, "Occlusion"), ". ",
+    ...(map.faint ? [`Hiding ${map.block} costs the word less than 0.01 nats, wherever it is.`]
+      : map.most > 0 ? ["At most ", h("b", {}, nats(map.most)), `, by hiding ${map.block}. ${rank === null ? "" : `Rank correlation with the attention: ${rank.toFixed(2)}.`}`]
+        : ["Hiding costs nothing, wherever it is."]),
+  ];
   const readOf = (map) => (map.most > 0 ? [h("b", {}, share(map.sum)), ` in all, at most ${share(map.most)} in one place. `] : "Nothing. ");
   const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
-  const nats = (v) => `${v.toFixed(2)} nats`;
+  const paintHidden = () => {
+    const cost = costs.get(token), rank = ranks.get(JSON.stringify(question(token)));
+    sights.classList.toggle("wb-pair", state.hide);
+    for (const kind of ["images", "sounds"]) {
+      hidden[kind].forEach((one, k) => {
+        one.element.hidden = !state.hide;
+        if (cost) one.paint(numbers(cost[kind][k].cells), state.strength);
+        else one.blank();
+        one.caption.replaceChildren(...(cost ? hiddenOf(cost[kind][k], rank?.[kind][k].rank ?? null)
+          : [hiding >= 0 ? "Each place is hidden in turn…" : "Pick this word to hide each place in turn."]));
+      });
+    }
+  };
   const paint = () => {
     if (!shown) return;
-    const captionOf = state.what === "occlusion" ? hiddenOf : readOf;
-    shown.images.forEach((map, k) => {
-      scenes[k].paint(numbers(map.cells), state.strength);
-      scenes[k].caption.replaceChildren(...[captionOf(map), layersOf(map)].flat());
-    });
-    shown.sounds.forEach((map, k) => {
-      heard[k].paint(numbers(map.cells), state.strength);
-      heard[k].caption.replaceChildren(...[captionOf(map), layersOf(map)].flat());
-    });
-    if (!shown.words) return;
+    for (const kind of ["images", "sounds"]) {
+      shown[kind].forEach((map, k) => {
+        looked[kind][k].paint(numbers(map.cells), state.strength);
+        looked[kind][k].caption.replaceChildren(...[state.hide ? [h("b", {}, "Attention"), ". "] : "", readOf(map), layersOf(map)].flat());
+      });
+    }
+    paintHidden();
     around.paint(shown.words);
     const rows = new Map();
     data.segments.forEach((name, k) => rows.set(name, (rows.get(name) ?? 0) + (shown.shares[k] ?? 0)));
@@ -165,44 +209,51 @@ function build({ model, body, ask, complain, data, signal }) {
 
   // --- asking: the newest question only
   const question = (k) => ({ ask: "attend", token: k, layer: state.layer, head: state.head, reduce: state.reduce, sinks: state.sinks });
-  const answerOf = async (k) => {
-    if (state.what !== "occlusion") return ask(question(k));
-    const each = (list, kind) => Promise.all(list.map(({ media }) => ask({ ask: "occlude", token: k, kind, media })));
-    return { images: await each(data.pictures, "image"), sounds: await each(data.sounds, "audio"), seconds: 1 };
+  const ofEach = async (asked) => {
+    const each = (list, kind) => Promise.all(list.map(({ media }) => ask({ ...asked, kind, media })));
+    return { images: await each(data.pictures, "image"), sounds: await each(data.sounds, "audio") };
   };
-  const look = async (k) => {
-    if (reason || k < 0) return;
-    const key = JSON.stringify([state.what, question(k)]);
-    if (known.has(key)) {
-      [shown, token] = [known.get(key), k];
+  const keep = async (store, key, get) => {
+    if (!store.has(key)) store.set(key, await get());
+    return store.get(key);
+  };
+  const askAbout = newest(async (k, last) => {
+    try {
+      const answer = await keep(known, JSON.stringify(question(k)), () => ask(question(k)));
+      complain("");
+      hoverAsks = answer.seconds < QUICK;
+      if (!last()) return;
+      [shown, token] = [answer, k];
       paint();
-      return;
+    } catch (error) {
+      complain(error);
     }
-    waiting = k;
-    if (busy) return;
-    busy = true;
-    body.setAttribute("aria-busy", "true");
-    while (waiting !== null && !signal.aborted) {
-      const now = waiting;
-      waiting = null;
-      const asked = JSON.stringify([state.what, question(now)]);
-      try {
-        const answer = known.get(asked) ?? (await answerOf(now));
-        complain("");
-        known.set(asked, answer);
-        hoverAsks = answer.seconds < QUICK;
-        if (waiting === null) {
-          [shown, token] = [answer, now];
-          paint();
-        }
-      } catch (error) {
-        complain(error);
-      }
+  }, { body, signal });
+  const hideFor = newest(async (k, last) => {
+    const asked = question(k);
+    try {
+      hiding = k;
+      paintHidden();
+      await keep(costs, k, () => ofEach({ ask: "occlude", token: k }));
+      if (last()) await keep(ranks, JSON.stringify(asked), () => ofEach({ ...asked, ask: "agree" }));
+      complain("");
+    } catch (error) {
+      complain(error);
     }
-    busy = false;
-    body.removeAttribute("aria-busy");
+    hiding = -1;
+    paintHidden();
+  }, { body, signal });
+  const look = (k) => {
+    if (reason || k < 0) return;
+    const key = JSON.stringify(question(k));
+    if (!known.has(key)) return askAbout(k);
+    [shown, token] = [known.get(key), k];
+    paint();
   };
-  const again = () => look(picked());
+  const again = () => {
+    look(picked());
+    if (state.hide && picked() >= 0) hideFor(picked());
+  };
   const picked = () => {
     const k = model.get("selected");
     return k >= 0 && k < data.pieces.length ? k : Math.min(0, data.pieces.length - 1);
@@ -213,7 +264,7 @@ function build({ model, body, ask, complain, data, signal }) {
     groups: [{ label: "Answer", from: 0, to: data.pieces.length }], piece: (k) => data.pieces[k], special: (k) => data.special.includes(k), signal,
     point: (k) => {
       if (k < 0) look(picked());
-      else if (hoverAsks || known.has(JSON.stringify([state.what, question(k)]))) look(k);
+      else if (hoverAsks || known.has(JSON.stringify(question(k)))) look(k);
     },
     pick: (k) => {
       model.set("selected", k);
@@ -244,9 +295,9 @@ function build({ model, body, ask, complain, data, signal }) {
   const most = toggle("max", () => { state.reduce = state.reduce === "max" ? "mean" : "max"; most.setAttribute("aria-pressed", String(state.reduce === "max")); }, "The largest over layers and heads instead of the mean", fixed);
   const noSinks = toggle("without sinks", () => { state.sinks = !state.sinks; noSinks.setAttribute("aria-pressed", String(!state.sinks)); }, "Leave out positions that draw attention whatever is asked", reason);
   const hide = toggle("occlusion", () => {
-    state.what = state.what === "occlusion" ? "attention" : "occlusion";
-    hide.setAttribute("aria-pressed", String(state.what === "occlusion"));
-  }, "Hide each place in turn, with its neighbours: how much less probable does the word get?", data.reasons.occlude);
+    state.hide = !state.hide;
+    hide.setAttribute("aria-pressed", String(state.hide));
+  }, "Beside it: hide each place in turn, with its neighbours: how much less probable does the word get?", data.reasons.occlude);
   const lens = button("lens", () => lens.setAttribute("aria-pressed", String(lens.getAttribute("aria-pressed") !== "true")), {
     reason: data.reasons.lens, pressed: false, title: "Under the mouse: the word nearest to each patch, layer by layer",
   });
@@ -254,14 +305,14 @@ function build({ model, body, ask, complain, data, signal }) {
   strength.addEventListener("input", () => { state.strength = Number(strength.value); paint(); });
 
   // --- one patch under the mouse
-  const point = async (k, patch) => {
-    if (!shown) return;
-    const map = shown.images[k], picture = data.pictures[k];
-    const caption = scenes[k].caption;
+  const point = async (side, k, patch) => {
+    const map = side.of()?.images[k], picture = data.pictures[k];
+    const caption = side.images[k].caption;
+    if (!map) return;
     if (patch < 0) return paint();
     const value = (numbers(map.cells)[patch] / 255) * map.most;
     const place = `Row ${Math.floor(patch / picture.cols)}, column ${patch % picture.cols}: `;
-    const line = [place, h("b", {}, (state.what === "occlusion" ? nats : share)(value))];
+    const line = [place, h("b", {}, side.unit(value))];
     caption.replaceChildren(...line);
     if (lens.getAttribute("aria-pressed") !== "true") return;
     if (!lenses.has(k)) lenses.set(k, ask({ ask: "lens", media: picture.media }));
@@ -313,11 +364,12 @@ function build({ model, body, ask, complain, data, signal }) {
   };
   gridDetails.addEventListener("toggle", openHeads);
 
+  sights.append(...pairs("images"), ...(data.sounds.length ? [h("div", { class: "wb-sounds" }, pairs("sounds"))] : []));
   body.append(
     h("div", { class: "wb-pick" }, strip.element),
     h("p", { class: "wb-note", hidden: !reason }, reason),
     h("div", { class: "wb-bar" }, layerField, headField, most, noSinks, hide, lens, h("label", { class: "wb-field" }, "Heat", strength)),
-    h("div", { class: "wb-look" }, scenes.map((s) => s.element), heard.length ? h("div", { class: "wb-sounds" }, heard.map((s) => s.element)) : null),
+    sights,
     shares,
     h("div", { class: "wb-head" }, "Words it looked at"), around.element, status, gridDetails);
   const choose = () => {
@@ -325,6 +377,7 @@ function build({ model, body, ask, complain, data, signal }) {
     again();
     openHeads();
   };
+  paintHidden();
   choose();
   listen(model, "change:selected", choose, signal);
 }

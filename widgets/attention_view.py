@@ -19,7 +19,7 @@ from widgets.buffers import array, size
 from widgets.media_input import outline, wav
 from workbench.errors import TraceError, WorkbenchError
 from workbench.media import SAMPLE_RATE
-from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can
+from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can, rank_correlation
 from workbench.thumbnails import thumbnail
 from workbench.trace import Trace
 
@@ -50,6 +50,7 @@ class AttentionView(View):
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
         self._read: dict[int, Attention] = {}
+        self._cost: dict[tuple[int, str, int], Occlusion] = {}
         super().__init__(trace, inspector, **more)
 
     @property
@@ -73,7 +74,7 @@ class AttentionView(View):
 
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Words, pictures, outlines of sounds, and layers."""
-        self._read = {}
+        self._read, self._cost = {}, {}
         start, p = len(trace.prompt), trace.prompt
         places = {(s.kind, s.media): s for s in p.segments if s.media is not None}
         pictures = []
@@ -119,6 +120,15 @@ class AttentionView(View):
             self._read[token] = self._who("attend").attend(self.trace, tokens=token)
         return self._read[token]
 
+    def _occlusion(self, token: int, kind: str, media: int) -> Occlusion:
+        """What hiding costs one word; kept, for it is compared with one layer's and head's attention after another."""
+        key = (token, kind, media)
+        if key not in self._cost:
+            while len(self._cost) >= _REMEMBERED:
+                self._cost.pop(next(iter(self._cost)))
+            self._cost[key] = self._who("occlude").occlude(self.trace, *key)
+        return self._cost[key]
+
     def answer_attend(
         self, token: int, layer: int | None = None, head: int | None = None, reduce: str = "mean", sinks: bool = True
     ) -> dict[str, Any]:
@@ -158,7 +168,16 @@ class AttentionView(View):
 
     def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
         """How much less probable the word gets when each place is hidden, in nats."""
-        return _hidden(self._who("occlude").occlude(self.trace, int(token), kind, int(media)))
+        return _hidden(self._occlusion(int(token), kind, int(media)))
+
+    def answer_agree(
+        self, token: int, kind: str, media: int, layer: int | None = None, head: int | None = None,
+        reduce: str = "mean", sinks: bool = True,
+    ) -> dict[str, Any]:  # fmt: skip
+        """How far a word's attention and what hiding costs it have one order; None where one of them is flat."""
+        how: dict[str, Any] = {"token": int(token), "layer": layer, "head": head, "reduce": reduce, "sinks": sinks}
+        a = self._attention(int(token)).map(kind, int(media), **how)
+        return _agreed(a, self._occlusion(int(token), kind, int(media)))
 
     def answer_lens(self, media: int) -> dict[str, Any]:
         """What each patch would say, read out after each layer: the nearest word."""
@@ -188,19 +207,31 @@ class AttentionView(View):
             state["data"]["saved"] = True
         return state
 
-    def _kept_answers(self) -> dict[str, dict[str, Any]]:
-        """What the trace holds, by question: words' occlusion over all pictures and sounds, and the pictures' lens."""
+    def _metas(self) -> list[dict[str, Any]]:
+        """What is said of each reading that the trace holds."""
         assert self.trace is not None  # noqa: S101 (a view of nothing has no page)
+        return [r["meta"] for r in self.trace.readings.values() if isinstance(r["meta"], dict)]
+
+    def _kept_occlusions(self) -> dict[tuple[int, str, int], Occlusion]:
+        """What the trace holds of each word whose occlusion over all pictures and sounds it holds."""
+        assert self.trace is not None  # noqa: S101
         trace, kept = self.trace, Recorded(self.trace)
-        metas = [r["meta"] for r in trace.readings.values() if isinstance(r["meta"], dict)]
-        held = {(*m["tokens"], m["over"], m["media"]) for m in metas if m.get("kind") == "occlusion"}
+        held = {(*m["tokens"], m["over"], m["media"]) for m in self._metas() if m.get("kind") == "occlusion"}
         shown = [(kind, one["media"]) for kind, name in (("image", "pictures"), ("audio", "sounds"))
                  for one in self.data[name]]  # fmt: skip
-        hidden = {
-            question_key(ask="occlude", token=k, kind=kind, media=media):
-                _hidden(kept.occlude(trace, k, kind, media))
+        return {
+            (k, kind, media): kept.occlude(trace, k, kind, media)
             for k in range(len(trace.tokens)) if all((k, *place) in held for place in shown) for kind, media in shown
         }  # fmt: skip
+
+    def _kept_answers(self) -> dict[str, dict[str, Any]]:
+        """What the trace holds, by question: words' occlusion over all pictures and sounds, and the pictures' lens."""
+        assert self.trace is not None  # noqa: S101
+        trace, kept, metas = self.trace, Recorded(self.trace), self._metas()
+        hidden = {
+            question_key(ask="occlude", token=k, kind=kind, media=media): _hidden(made)
+            for (k, kind, media), made in self._kept_occlusions().items()
+        }
         pictures = {one["media"] for one in self.data["pictures"]}
         looks = {m["media"] for m in metas if m.get("kind") == "lens" and m.get("over") == "image"}
         nearest = {
@@ -227,6 +258,7 @@ class AttentionView(View):
                     answers[question_key(ask=ask, media=sound["media"])] = answer
         if self.reasons["attend"]:
             return answers
+        hidden = self._kept_occlusions()
         for token in self._each_word():
             for sinks in (True, False):
                 how: dict[str, Any] = {"layer": None, "head": None, "reduce": "mean", "sinks": sinks}
@@ -235,6 +267,10 @@ class AttentionView(View):
                 if room < 0:
                     return answers
                 answers[question_key(ask="attend", token=token, **how)] = answer
+                for (k, kind, media), made in hidden.items():
+                    if k == token:
+                        agreed = _agreed(self._attention(token).map(kind, media, token=token, **how), made)
+                        answers[question_key(ask="agree", token=token, kind=kind, media=media, **how)] = agreed
         return answers
 
     def _each_word(self) -> Iterator[int]:
@@ -275,6 +311,11 @@ def _hidden(made: Occlusion) -> dict[str, Any]:
     side = f"{made.size} × {made.size}" if made.map.kind == "image" else f"{made.size}"
     block = f"one {name}" if made.size == 1 else f"{side} {name}{'es' if name == 'patch' else 's'}"
     return {**_packed(made.map, least=_FAINT), "block": block}
+
+
+def _agreed(looked: Map, hidden: Occlusion) -> dict[str, Any]:
+    rank = rank_correlation(looked, hidden.map)
+    return {"rank": None if np.isnan(rank) else round(rank, 4)}
 
 
 def _nearest(lens: Lens) -> dict[str, Any]:

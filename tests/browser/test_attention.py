@@ -72,8 +72,19 @@ def test_pointing_at_words_and_patches(looking):
     tab.mouse.move(box["x"] + 8, box["y"] + 8)
     bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
     tab.get_by_role("button", name="occlusion").click()
-    bridge.until(lambda: "At most 2.00 nats, by hiding 3 × 3 patches." in tab.locator("figcaption").nth(1).inner_text())
-    assert hottest(tab, "Heat on scene.png") == "1"
+    cost = tab.get_by_role("figure").filter(has=tab.get_by_role("img", name="What hiding costs on scene.png"))
+    bridge.until(lambda: "At most 2.00 nats, by hiding 3 × 3 patches. Rank correlation" in cost.inner_text())
+    assert hottest(tab, "What hiding costs on scene.png") == "1"
+    assert hottest(tab, "Heat on scene.png") == "0", "the attention stays beside it"
+    box = cost.locator(".wb-stage").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2 - 5, box["y"] + 8)
+    cost.get_by_text("Row 0, column 2: 0.00 nats").wait_for()
+    tab.locator(".wb-t[role=option]").nth(1).hover()
+    bridge.until(lambda: "Pick this word to hide each place in turn." in cost.inner_text())
+    tab.locator(".wb-t[role=option]").nth(1).click()
+    bridge.until(lambda: hottest(tab, "What hiding costs on scene.png") == "2")
+    tab.get_by_role("button", name="occlusion").click()
+    cost.wait_for(state="hidden")
 
 
 def test_sounds_are_played_from_where_one_clicks(looking):
@@ -106,6 +117,7 @@ def test_a_page_shows_the_occlusion_that_was_kept(open_page, picture, tmp_path):
     look.get_by_role("button", name="occlusion").click()
     look.get_by_text("by hiding 3 × 3 patches").first.wait_for()
     look.locator(".wb-stage[data-hottest='3']").first.wait_for()  # hiding place token + 1 costs most
+    look.get_by_text("Rank correlation with the attention").first.wait_for()
     assert look.get_by_role("button", name="lens").is_disabled()
     picture(tab, "attention-page-occlusion")
 

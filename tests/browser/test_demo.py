@@ -87,7 +87,7 @@ def test_a_picture_is_uploaded_a_word_is_picked_and_the_files_open_alone(page, d
     panel = page.get_by_role("tabpanel", name="Where it looked")
     panel.get_by_text("in all, at most").first.wait_for()
     assert panel.locator("[aria-selected=true]").inner_text() == picked  # in every tab
-    assert int(panel.locator(".wb-stage").get_attribute("data-hottest")) >= 0
+    assert int(panel.locator(".wb-stage").first.get_attribute("data-hottest")) >= 0
     panel.get_by_label("Layer").select_option("5")
     panel.get_by_text("Layer 5.").wait_for()
     picture(page, "demo-attention")

@@ -247,9 +247,9 @@ def test_a_word_that_is_clicked_is_seen_where_the_shape_is(open_notebook, pictur
     )
     assert touches_the_circle(*place(tab))
     look.get_by_role("button", name="occlusion").click()
-    look.get_by_text("by hiding 3 × 3 patches").first.wait_for()
+    look.get_by_text("by hiding 3 × 3 patches. Rank correlation with the attention").first.wait_for()
     tab.wait_for_function(
-        "(hidden) => document.querySelector('.wb-scene .wb-stage').dataset.hottest === hidden", arg=hidden
+        "(hidden) => document.querySelectorAll('.wb-scene .wb-stage')[1].dataset.hottest === hidden", arg=hidden
     )
     assert int(hidden) in inside
     picture(tab, "lab-occlusion", full_page=False)

@@ -29,7 +29,7 @@ from workbench.trace import Trace
 
 __all__ = ["ASKED_OF_THE_MODEL", "Run", "Runs"]
 
-ASKED_OF_THE_MODEL = ("attend", "heads", "lens", "occlude")
+ASKED_OF_THE_MODEL = ("agree", "attend", "heads", "lens", "occlude")
 """Questions of the views that make the model run; the others are answered from the trace."""
 
 _ALLOWED = (*ASKED_OF_THE_MODEL, "sound", "spectrogram")
