@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -263,6 +264,12 @@ def test_broken_and_large_files_are_refused_in_words(echo, visitor, tmp_path):
 # --- what is closed ---------------------------------------------------------------------------------------------------
 
 
+def test_an_upload_without_a_name_is_answered_in_words(echo):
+    answer = httpx.post(f"{echo[0]}gradio_api/upload", files={"files": ("", b"abc")})
+    assert answer.status_code == 400
+    assert "each with a name" in answer.json()["detail"]
+
+
 def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     url = echo[0]
     for path in ("pyproject.toml", str(ROOT / "pyproject.toml"), "/etc/passwd", "http://127.0.0.1:1/", "https:/x/"):
@@ -276,6 +283,13 @@ def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     asked = {"data": ["a", [{"path": "http://127.0.0.1:1/a.png"}]], "fn_index": fn, "session_hash": "s"}
     refused = httpx.post(f"{url}gradio_api/queue/join", json=asked)
     assert (refused.status_code, refused.json()) == (400, {"detail": "No address is fetched: upload the file itself."})
+    for path in ("x.png", "/etc/passwd", "../a.png", "pyproject.toml"):
+        file = {"url": "http://example.com/x.png", "path": path, "meta": {"_type": "gradio.FileData"}}
+        for where, more in (("call/ask", {}), ("queue/join", {"fn_index": fn, "session_hash": "s"})):
+            refused = httpx.post(f"{url}gradio_api/{where}", json={"data": ["a", [file], *[None] * 16], **more})
+            assert refused.status_code == 400, path
+            assert "A file is uploaded first" in refused.json()["detail"]
+            assert str(ROOT) not in refused.text
     large = httpx.post(f"{url}gradio_api/queue/join", content=b"x" * (5 << 20))
     assert large.status_code == 413
 
@@ -524,16 +538,59 @@ def test_replay_and_rehearsal_run_where_there_is_no_torch(recorded):
     [
         (["--share"], "--auth USER:PASSWORD, or say --public"),
         (["--auth", "ada"], "expected USER:PASSWORD"),
-        (["--replay", "nowhere"], "holds no .trace files"),
+        (["--auth", ":secret"], "expected USER:PASSWORD"),
+        (["--replay", "nowhere"], "'nowhere': there is no such folder"),
+        (["--replay", "tests"], "holds no .trace files"),
+        (["--host", "300.1.1.1"], "--host 300.1.1.1: no such address"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
         (["big", "--replay", "nowhere"], "loads no model"),
         (["--port", "70000"], "from 0 to 65535"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, words, capsys):
+def test_options_that_do_not_go_together_are_refused(options, words, capsys, monkeypatch):
     from workbench.cli import main
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(command, "_model", _not_before(command._model))
 
     assert main(["demo", *options]) in (1, 2)
     assert words in capsys.readouterr().err
+
+
+def _not_before(made):
+    def model(asked, say):
+        assert asked.replay is not None, "a model is loaded only for options that can be followed"
+        return made(asked, say)
+
+    return model
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(capsys, monkeypatch):
+    from workbench.cli import main
+
+    monkeypatch.setattr(command, "_model", _not_before(command._model))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port)]) == 1
+    assert f"127.0.0.1, port {port}: " in capsys.readouterr().err
+
+
+def test_a_broken_trace_is_left_out_of_a_replay_and_named(recorded, capsys):
+    from workbench.cli import main
+
+    (recorded / "bad.trace").write_bytes(b"PK\x03\x04 no more")
+    replay = Replay(recorded)
+    assert list(replay.traces) == ["first", "second"]
+    assert len(replay.left_out) == 1
+    assert "bad.trace" in replay.left_out[0]
+    assert main(["demo", "--replay", str(recorded), "--check", "--port", "0"]) == 1, "a rehearsal finds it"
+    assert "Left out: " in capsys.readouterr().err
+    for file in ("first", "second"):
+        (recorded / f"{file}.trace").write_bytes(b"")
+    with pytest.raises(TraceError, match="None of the 3 traces can be opened"):
+        Replay(recorded)
 
 
 def test_a_tunnel_that_fails_says_so_and_the_way_out(monkeypatch, echo):

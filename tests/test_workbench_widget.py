@@ -1,5 +1,6 @@
 """Workbench: one cell that asks, streams, stops, remembers, saves and exports; and never loses what was there."""
 
+import html
 import threading
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 from tests.traces import INFO, make_image, make_sound, make_trace
 from widgets import Workbench
 from widgets.bench import _GREEDY, _MINE
-from workbench.errors import MediaError, PromptError, TraceError
+from workbench.errors import MediaError, PromptError, TraceError, WorkbenchError
 from workbench.trace import Trace
 
 
@@ -36,8 +37,16 @@ class Fake:
             raise self.error
         return trace
 
-    def branch(self, trace, *, at, token):
-        return replace(trace, text="branched")
+    def branch(self, trace, *, at, token, on_token, stop):
+        new = replace(trace, text="branched")
+        for said in new.tokens:
+            on_token(said)
+            self.go.wait(5)
+            if stop.is_set():
+                return replace(new, finish="stopped")
+        if self.error is not None:
+            raise self.error
+        return new
 
 
 @pytest.fixture
@@ -161,9 +170,110 @@ def test_a_branch_is_a_run_of_its_own(bench):
     assert len(bench.traces) == 2
     assert bench.views["Drafts"].trace is bench.trace
     assert bench.views["Drafts"].selected == bench.answer.selected == 2
+    assert bench.history.options[1][0].startswith("2 · ")
+    assert "Done: 9 tokens" in bench.status.value
+    assert bench.answer.data["parents"] == 1
     bench.answer.answer({"ask": "back"})
     assert bench.trace is first
     assert bench.history.value == 0
+    assert bench.answer.data["parents"] == 0
+    bench.history.value = 1
+    assert bench.answer.data["parents"] == 1, "it is still a branch of the first"
+    bench.history.value = 0
+    with pytest.raises(WorkbenchError, match="has not branched"):
+        bench.answer.answer({"ask": "back"})
+
+
+def test_a_branch_shows_its_words_and_can_be_stopped(bench):
+    bench.question.value = "x"
+    bench.run()
+    first = bench.wait(5)
+    bench.model.go.clear()
+    branching = threading.Thread(target=lambda: bench.answer.answer({"ask": "branch", "at": 2, "token": 101}))
+    branching.start()
+    for _ in range(500):
+        if bench.running and bench.answer.tail.get("rows") and not bench.stop_button.disabled:
+            break
+        time.sleep(0.01)
+    assert bench.run_button.disabled
+    assert bench.history.disabled
+    assert bench.save_button.disabled
+    with pytest.raises(PromptError, match="A run is going on"):
+        bench.branch(first, at=1, token=3)
+    bench.stop_button.click()
+    bench.model.go.set()
+    branching.join(5)
+    assert bench.trace.finish == "stopped"
+    assert not bench.running
+    assert not bench.save_button.disabled
+    bench.model.error = MemoryError("none left")
+    with pytest.raises(MemoryError):
+        bench.answer.answer({"ask": "branch", "at": 2, "token": 101})
+    assert "MemoryError: none left" in bench.status.value
+    assert not bench.running
+
+
+def test_a_first_run_that_breaks_off_says_so_beside_its_words(bench):
+    bench.model.error = MemoryError("out of memory")
+    bench.question.value = "x"
+    bench.run()
+    bench.wait(5)
+    assert bench.answer.tail["ended"] == "broke off"
+    assert bench.traces == ()
+    assert bench.save_button.disabled
+    assert bench.history.disabled
+
+
+def test_a_run_waits_for_files_that_are_on_their_way(bench):
+    bench.question.value = "x"
+    bench.media.sending = 1
+    bench.run_button.click()
+    assert "1 file is still on the way" in bench.status.value
+    assert bench.model.asked == []
+    bench.media.sending = 0
+    bench.run_button.click()
+    assert bench.wait(5) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("v1.2", ["v1.2.trace", "v1.2 2.trace"]),
+        ("a.trace", ["a.trace", "a 2.trace"]),
+        ("a.html", ["a.trace", "a 2.trace"]),
+        ("run 1.5.trace", ["run 1.5.trace", "run 1.5 2.trace"]),
+    ],
+)
+def test_a_file_is_called_what_was_written_and_none_is_lost(bench, tmp_path, name, files):
+    bench._keep(make_trace())
+    bench.path.value = str(tmp_path / name)
+    for file in files:
+        bench.save_button.click()
+        assert f"Saved: {tmp_path / file}" in html.unescape(bench.status.value)
+        assert (tmp_path / file).exists()
+    assert bench.save(str(tmp_path / name)).name == files[0], "a path that is given is taken as it is"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "~", "sub/"])
+def test_a_folder_is_no_file(bench, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    bench._keep(make_trace())
+    bench.path.value = name
+    for press in (bench.save_button, bench.export_button):
+        press.click()
+        assert "is a folder" in bench.status.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_home_is_meant_by_a_tilde(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    bench._keep(make_trace())
+    bench.path.value = "~/mine"
+    bench.save_button.click()
+    bench.export_button.click()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.html", "mine.trace"]
 
 
 def test_saving_and_exporting(bench, tmp_path):

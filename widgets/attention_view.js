@@ -10,6 +10,7 @@ import { outlineOf, player } from "./lib/sound.js";
 import { listen, view } from "./lib/view.js";
 import { words } from "./lib/words.js";
 
+const FRAME = 0.04; // seconds of sound in a token
 const QUICK = 0.25; // seconds within which pointing at a word is enough to ask
 
 const nats = (v) => `${v.toFixed(2)} nats`;
@@ -46,8 +47,35 @@ function scene(picture, { label, onpoint }) {
   const caption = h("figcaption", {});
   const image = h("img", { src: picture.url, alt: `Picture ${picture.media}: ${safe(picture.name)}` });
   if (picture.width < 200) image.classList.add("small");
-  const stage = h("div", { class: "wb-stage" }, image, heat.canvas,
-    h("i", { class: "wb-lines", style: { "background-size": `calc(100%/${picture.cols}) calc(100%/${picture.rows})` } }), mark);
+  const here = h("span", { class: "wb-here", hidden: true });
+  const stage = h("div", { class: "wb-stage", tabindex: "0", role: "application", "aria-label": `${label} on ${safe(picture.name)}: arrow keys go from patch to patch` }, image, heat.canvas,
+    h("i", { class: "wb-lines", style: { "background-size": `calc(100%/${picture.cols}) calc(100%/${picture.rows})` } }), mark, here);
+  const put = (node, patch) => {
+    node.hidden = patch < 0;
+    const [row, col] = [Math.floor(patch / picture.cols), patch % picture.cols];
+    Object.assign(node.style, {
+      left: `${(100 * col) / picture.cols}%`, top: `${(100 * row) / picture.rows}%`,
+      width: `${100 / picture.cols}%`, height: `${100 / picture.rows}%`,
+    });
+  };
+  let at = -1; // by keyboard
+  const go = (patch) => {
+    at = patch;
+    put(here, at);
+    caption.toggleAttribute("aria-live", at >= 0); // it is read aloud while one goes about in it, and only then
+    if (at >= 0) caption.setAttribute("aria-live", "polite");
+    onpoint(at);
+  };
+  stage.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+    if (event.key === "Escape" && at >= 0) return go(-1);
+    if (!step) return;
+    event.preventDefault();
+    const now = at >= 0 ? at : Math.max(0, Number(stage.dataset.hottest ?? 0));
+    const [row, col] = at < 0 ? [Math.floor(now / picture.cols), now % picture.cols] : [Math.floor(now / picture.cols) + step[0], (now % picture.cols) + step[1]];
+    if (row >= 0 && row < picture.rows && col >= 0 && col < picture.cols) go(row * picture.cols + col);
+  });
+  stage.addEventListener("blur", () => at >= 0 && go(-1));
   stage.addEventListener("pointermove", (event) => {
     const box = stage.getBoundingClientRect();
     const [col, row] = [((event.clientX - box.left) / box.width) * picture.cols, ((event.clientY - box.top) / box.height) * picture.rows].map(Math.floor);
@@ -58,12 +86,7 @@ function scene(picture, { label, onpoint }) {
     heat.paint(cells, picture.rows, picture.cols, strength);
     const best = hottest(cells);
     stage.dataset.hottest = best;
-    mark.hidden = best < 0;
-    const [row, col] = [Math.floor(best / picture.cols), best % picture.cols];
-    Object.assign(mark.style, {
-      left: `${(100 * col) / picture.cols}%`, top: `${(100 * row) / picture.rows}%`,
-      width: `${100 / picture.cols}%`, height: `${100 / picture.rows}%`,
-    });
+    put(mark, best);
   };
   const width = `${Math.max(9, (24 * picture.width) / picture.height).toFixed(1)}rem`; // tall pictures stay on the screen
   const blank = () => paint(new Uint8Array(picture.rows * picture.cols), 0);
@@ -75,7 +98,10 @@ function soundOf(sound, { label, ask, complain, play }) {
   const heat = heatCanvas(`${label} on ${safe(sound.name)}`);
   const cursor = h("span", { class: "wb-cursor", hidden: true });
   const caption = h("figcaption", {});
-  const stage = h("div", { class: "wb-stage" }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
+  const stage = h("div", {
+    class: "wb-stage", tabindex: "0", role: "slider", "aria-label": `Where to play ${safe(sound.name)} from: arrows move, Enter plays`,
+    "aria-valuemin": "0", "aria-valuemax": sound.seconds.toFixed(2), "aria-valuenow": "0",
+  }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
   const at = (seconds) => {
     cursor.hidden = seconds === null;
     if (seconds !== null) cursor.style.left = `${(100 * seconds) / sound.seconds}%`;
@@ -83,6 +109,16 @@ function soundOf(sound, { label, ask, complain, play }) {
   stage.addEventListener("click", (event) => {
     const box = stage.getBoundingClientRect();
     play(sound, ((event.clientX - box.left) / box.width) * sound.seconds, at);
+  });
+  let from = 0;
+  stage.addEventListener("keydown", (event) => {
+    const to = { ArrowRight: from + FRAME, ArrowLeft: from - FRAME, Home: 0, End: sound.seconds - FRAME }[event.key];
+    if (to === undefined && event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    if (to === undefined) return play(sound, from, at);
+    from = Math.max(0, Math.min(sound.seconds - FRAME, to));
+    stage.setAttribute("aria-valuenow", from.toFixed(2));
+    at(from);
   });
   const spectrum = button("Spectrogram", async () => {
     try {
@@ -165,8 +201,9 @@ function build({ model, body, ask, complain, data, signal }) {
   const headsBox = h("div", { class: "wb-heads" });
 
   // --- painting what was answered
+  const named = (what) => h("b", {}, `${what} of ${visible(data.pieces[token] ?? "")}`);
   const hiddenOf = (map, rank) => [
-    h("b", {}, "Occlusion"), ". ",
+    named("Occlusion"), ". ",
     ...(map.faint ? [`Hiding ${map.block} costs the word less than 0.01 nats, wherever it is.`]
       : map.most > 0 ? ["At most ", h("b", {}, nats(map.most)), `, by hiding ${map.block}. ${rank === null ? "" : `Rank correlation with the attention: ${rank.toFixed(2)}.`}`]
         : ["Hiding costs nothing, wherever it is."]),
@@ -191,14 +228,14 @@ function build({ model, body, ask, complain, data, signal }) {
     for (const kind of ["images", "sounds"]) {
       shown[kind].forEach((map, k) => {
         looked[kind][k].paint(numbers(map.cells), state.strength);
-        looked[kind][k].caption.replaceChildren(...[state.hide ? [h("b", {}, "Attention"), ". "] : "", readOf(map), layersOf(map)].flat());
+        looked[kind][k].caption.replaceChildren(...[state.hide ? [named("Attention"), ". "] : "", readOf(map), layersOf(map)].flat());
       });
     }
     paintHidden();
     around.paint(shown.words);
     const rows = new Map();
     data.segments.forEach((name, k) => rows.set(name, (rows.get(name) ?? 0) + (shown.shares[k] ?? 0)));
-    shares.replaceChildren(bars("Attention, by part of the prompt", [...rows].filter(([, v]) => v >= 0.0005).sort((a, b) => b[1] - a[1]).map(([name, v]) => ({ name, value: v, text: share(v) }))));
+    shares.replaceChildren(bars(`Attention, by part of the prompt (${state.layer === null ? "all layers" : `layer ${state.layer}`})`, [...rows].filter(([, v]) => v >= 0.0005).sort((a, b) => b[1] - a[1]).map(([name, v]) => ({ name, value: v, text: share(v) }))));
     const sinks = shown.sinks.slice(0, 4).map(([, mass, piece, why]) => `${visible(piece)} (${why}, ${share(mass)})`);
     status.textContent = `Token ${token}, ${visible(data.pieces[token])}. ` +
       `${sinks.length ? `Sinks: ${sinks.join("; ")}. ` : ""}Replay differs by at most ${shown.gap.toPrecision(1)} nats.`;

@@ -11,6 +11,8 @@ The answer is computed on a thread, so the notebook stays usable and Stop works 
 from __future__ import annotations
 
 import html
+import itertools
+import os
 import threading
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from widgets.draft_view import DraftView
 from widgets.export import to_html
 from widgets.media_input import MediaInput
 from widgets.token_view import TokenView
+from workbench.columns import SOURCES
 from workbench.errors import PromptError, TraceError, WorkbenchError
 from workbench.trace import Token, Trace
 
@@ -116,9 +119,10 @@ class Workbench(ipywidgets.VBox):
             **{"layout": {"max_width": "60rem"}, **more},  # as wide as the views in it
         )
         for view in self.views.values():
-            view.inspector = model
+            view.inspector = _Branching(self) if view is self.answer else model
             if view is not self.answer:
                 traitlets.link((self.answer, "selected"), (view, "selected"))
+        self.add_class("wb-bench")
         self._wire()
         if trace is not None:
             self._keep(trace)
@@ -151,15 +155,16 @@ class Workbench(ipywidgets.VBox):
         question = self.question.value.strip()
         if not question:
             raise PromptError("Write a question first.")
+        if sending := self.media.sending:
+            raise PromptError(
+                f"{sending} file{'s are' if sending > 1 else ' is'} still on the way: press Run again when "
+                f"{'they are' if sending > 1 else 'it is'} there, or cancel."
+            )
         settings = self.settings.values()
         images, audio = self.media.images, self.media.audio
         history = self.trace if self.follow.value else None
-        self._stop = threading.Event()
-        self._waiting, self._sent = [], 0
-        self._began = self._flushed = time.monotonic()
-        self._state(running=True)
-        self.progress.max, self.progress.value = settings["max_new_tokens"], 0
-        self._say("Reading the prompt …")
+        self._start(settings["max_new_tokens"])
+        self.answer.selected = -1  # what was picked was a word of another answer
         self.tabs.selected_index = 0
 
         def work() -> None:
@@ -171,13 +176,48 @@ class Workbench(ipywidgets.VBox):
                 self._keep(trace)
                 self._say(_summary(trace))
             except Exception as error:  # noqa: BLE001 (whatever it is belongs under the buttons, where the user looks)
-                self.answer.refresh()  # what was there before
-                self._say(explain(error), bad=True)
+                self._broke_off(error)
             finally:
                 self._state(running=False)
 
         self._thread = threading.Thread(target=work, name="workbench run", daemon=True)
         self._thread.start()
+
+    def _start(self, most: int) -> None:
+        self._stop = threading.Event()
+        self._waiting, self._sent = [], 0
+        self._began = self._flushed = time.monotonic()
+        self._state(running=True)
+        self.progress.max, self.progress.value = most, 0
+        self._say("Reading the prompt …")
+
+    def _broke_off(self, error: BaseException) -> None:
+        """Say why; what was there before stands again, and before the first answer the words that came stay."""
+        if self.trace is not None:
+            self.answer.refresh()
+        else:
+            self.answer.broke_off("broke off")
+        self._say(explain(error), bad=True)
+
+    def branch(self, trace: Trace, *, at: int, token: int | str) -> Trace:
+        """Say another token at one place of a run, with words as they come; Stop ends it.
+
+        Raises:
+            PromptError: A run is going on.
+            WorkbenchError: As for ``model.branch``.
+        """
+        if self.running:
+            raise PromptError("A run is going on: wait for it, or press Stop.")
+        self._start(trace.settings.max_new_tokens)
+        try:
+            new: Trace = self.model.branch(trace, at=at, token=token, on_token=self._token, stop=self._stop)
+        except Exception as error:
+            self._broke_off(error)
+            raise
+        finally:
+            self._state(running=False)
+        self._say(_summary(new))
+        return new
 
     def stop(self) -> None:
         """End the run after the next token. Its trace is kept."""
@@ -225,8 +265,7 @@ class Workbench(ipywidgets.VBox):
         for view in self.views.values():
             view.trace = trace
         self.answer.refresh()  # in the place of words that came one by one, also when they are the same trace's
-        for widget in (self.history, self.save_button, self.export_button, self.follow):
-            widget.disabled = False
+        self._enable()
 
     def _branched(self, change: Any) -> None:
         """The answer's view went to another trace by itself: a branch, or back from one."""
@@ -269,7 +308,22 @@ class Workbench(ipywidgets.VBox):
         name = (path or self.path.value).strip()
         if not name:
             raise TraceError("Write a file name first.")
-        return Path(name).with_suffix(ending)
+        try:
+            target = Path(name).expanduser()
+        except RuntimeError as error:
+            raise TraceError(f"{name!r}: {error}") from error
+        if target.name in ("", "..") or name.endswith(("/", os.sep)) or target.is_dir():
+            raise TraceError(f"{name!r} is a folder; write the name of a file too.")
+        if target.suffix in (".trace", ".html"):
+            target = target.with_suffix(ending)
+        elif target.suffix != ending:
+            target = target.with_name(target.name + ending)
+        free = target
+        for number in itertools.count(2) if path is None else ():  # a button that is pressed twice loses nothing
+            if not free.exists():
+                break
+            free = target.with_name(f"{target.stem} {number}{ending}")
+        return free
 
     def _shown(self) -> Trace:
         if self.trace is None:
@@ -281,7 +335,13 @@ class Workbench(ipywidgets.VBox):
     def _state(self, *, running: bool) -> None:
         self.running = running
         self.run_button.disabled, self.stop_button.disabled = running, not running
+        self._enable()
         self.progress.layout.visibility = "visible" if running else "hidden"
+
+    def _enable(self) -> None:
+        """What acts on the answer that is shown, while none comes in its place."""
+        for widget in (self.history, self.save_button, self.export_button, self.follow):
+            widget.disabled = self.running or self.trace is None
 
     def _say(self, words: str, *, bad: bool = False) -> None:
         role, style = ("alert", "color:var(--jp-error-color1,#b3400a)") if bad else ("status", "")
@@ -301,6 +361,17 @@ class Workbench(ipywidgets.VBox):
 
     def __repr__(self) -> str:
         return f"Workbench({self.model!r}: {len(self.traces)} runs)"
+
+
+class _Branching:
+    """The model, as the answer's view asks it: a branch is a run of the bench."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+
+    def __getattr__(self, name: str) -> Any:
+        own = getattr(self._bench.model, name)  # what it cannot do, it cannot do here
+        return self._bench.branch if name == "branch" else own
 
 
 class _Settings(ipywidgets.Accordion):
@@ -370,7 +441,8 @@ def _label(trace: Trace) -> str:
     last = asked[-1] if asked else ""
     if not isinstance(last, str):
         last = " ".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
-    return f"{_short(last, 40)} → {_short(trace.text, 50)}"
+    branched = "↳ " if (trace.tokens.source == SOURCES.index("forced")).any() else ""
+    return f"{branched}{_short(last, 40)} → {_short(trace.text, 50)}"
 
 
 def _short(text: str, most: int) -> str:

@@ -116,7 +116,9 @@ function start({ element, props, watch, views, style }) {
       const { state } = saved.find(({ view }) => view === tab.view);
       const model = remoteModel({ ...state, selected: picked }, address, share);
       models.push(model);
-      if (tab.note) panel.append(h("p", { class: "demo-note" }, tab.note));
+      const reason = state.data.reasons?.[{ occlusion: "occlude", lens: "lens" }[tab.press] ?? "attend"];
+      const note = tab.view === "attention_view" ? reason || tab.note : tab.note;
+      if (note) panel.append(h("p", { class: "demo-note" }, note));
       const place = h("div", {});
       panel.append(place);
       clean.push(views[tab.view].render({ model, el: place }));

@@ -78,9 +78,11 @@ function whatIf(rounds, shares) {
     const k = draftsOf();
     const cost = { row: rowOf(), draft: draftCost(rounds, rowOf()) };
     const all = Array.from({ length: LONGEST + 1 }, (_, n) => speed(shares, n, cost));
-    const beyond = k > shares.filter((s) => s.judged > 0).length;
+    const judged = shares.filter((s) => s.judged > 0).length;
+    const known = all.slice(0, judged + 1);
+    const beyond = k > judged;
     result.textContent = `${tokensARound(shares, k).toFixed(2)} tokens a round, about ${all[k].toFixed(2)}× the speed of single steps` +
-      `${beyond ? " (longer than any round judged here)" : ""}. Quickest: ${all.indexOf(Math.max(...all))}.`;
+      `${beyond ? " (longer than any round judged here)" : ""}. ${judged ? `Quickest up to ${judged}, the most that were judged here: ${known.indexOf(Math.max(...known))}.` : "No draft was judged here."}`;
     plot.replaceChildren(curve(all, k, `Speed for 0 to ${LONGEST} drafts: ${all.map((v) => v.toFixed(2)).join(", ")}`));
   };
   show();

@@ -24,6 +24,12 @@ function build({ model, body, ask, complain, data, signal }) {
   const sounds = player(signal);
   let queue = Promise.resolve();
 
+  let sending = 0;
+  const underway = (step) => {
+    sending += step;
+    model.set("sending", sending);
+    model.save_changes();
+  };
   const tell = (promise) => promise.then(() => complain(""), complain);
 
   // --- bringing files in, one after the other, each with its own line until it is there
@@ -33,9 +39,10 @@ function build({ model, body, ask, complain, data, signal }) {
     const word = h("span", {}, safe(file.name || "pasted"));
     const line = h("li", {}, word, bar, button("✕", () => { life.abort(); line.remove(); }, { name: `Cancel ${safe(file.name)}` }));
     files.append(line);
+    underway(1);
     queue = queue.then(async () => {
-      if (life.signal.aborted || signal.aborted) return;
       try {
+        if (life.signal.aborted || signal.aborted) return;
         await upload(file, ask, data.part, { progress: (share) => { bar.value = share; }, signal: AbortSignal.any([life.signal, signal]) });
         line.remove();
       } catch (error) {
@@ -44,6 +51,8 @@ function build({ model, body, ask, complain, data, signal }) {
         line.setAttribute("role", "alert");
         bar.remove();
         word.textContent = safe(error.message);
+      } finally {
+        underway(-1);
       }
     });
   };
@@ -143,6 +152,7 @@ function build({ model, body, ask, complain, data, signal }) {
     const value = model.get("image_tokens");
     total.replaceChildren(
       h("span", { class: "wb-num", role: "status" }, items.length ? `${count(items.length, "item")}, ${count(tokens, "token")} of the prompt` : "Nothing added yet."),
+      items.length > 1 && button("Remove all", () => tell(ask({ ask: "clear" }))),
       choice("Tokens a picture", [["", `default (${standard})`], ...data.budgets.map((n) => [String(n), `up to ${n}`])], value === null ? "" : String(value), (chosen) => {
         model.set("image_tokens", chosen === "" ? null : Number(chosen));
         model.save_changes();
@@ -151,6 +161,7 @@ function build({ model, body, ask, complain, data, signal }) {
   body.append(drop, files, camera, cards, total);
   listen(model, "change:items", draw, signal);
   draw();
+  if (model.get("sending")) underway(0); // of a page that was closed meanwhile
 }
 
 export default view("Pictures and sounds for the model", build);

@@ -35,6 +35,7 @@ from workbench.media import (
     patch_grid,
     sniff,
 )
+from workbench.media.sources import display_name
 from workbench.thumbnails import thumbnail
 
 __all__ = ["BUDGETS", "PART", "MediaInput"]
@@ -82,6 +83,7 @@ class MediaInput(Panel):
         sync=True
     )
     default_image_tokens = traitlets.Int(280).tag(sync=True)
+    sending = traitlets.Int(0, help="Files on their way from the browser.").tag(sync=True)
 
     def __init__(self, **more: Any) -> None:
         super().__init__(data={"part": PART, "budgets": [*BUDGETS]}, **more)
@@ -112,7 +114,10 @@ class MediaInput(Panel):
         """
         for source in sources:
             if len(self._media) >= _MOST_ITEMS:
-                raise MediaError(f"There are {_MOST_ITEMS} pictures and sounds already: remove some first.")
+                raise MediaError(
+                    f"{name or display_name(source)}: there are {_MOST_ITEMS} pictures and sounds already. Remove some "
+                    "first."
+                )
             self._media[next(self._numbers)] = _load(source, name)
         self._show()
 
@@ -200,6 +205,11 @@ class MediaInput(Panel):
     def answer_remove(self, key: int) -> dict[str, Any]:
         """A card's ✕."""
         self.remove(key)
+        return {}
+
+    def answer_clear(self) -> dict[str, Any]:
+        """The button that removes all."""
+        self.clear()
         return {}
 
     def answer_move(self, key: int, step: int) -> dict[str, Any]:

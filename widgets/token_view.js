@@ -181,10 +181,16 @@ function live({ model, body, signal }) {
   const heard = () => {
     const tail = model.get("tail");
     if (!tail || !tail.rows) return;
+    if (tail.ended) {
+      if (strip) body.querySelector("[role=status]").textContent = tail.ended;
+      return;
+    }
     if (tail.from === 0 || !strip) {
+      const held = body.contains(document.activeElement);
       strip = words({ groups: [{ label: "Answer", from: 0, to: 0 }], piece: () => "", special: () => false, signal, point: () => {}, pick: () => {} });
-      body.replaceChildren(h("div", { class: "wb-bar" }, legend("probability"), h("span", { role: "status" }, "answering …")),
-        h("div", { class: "wb-scroll" }, strip.element));
+      const said = h("span", { role: "status", tabindex: "-1" }, "answering …");
+      body.replaceChildren(h("div", { class: "wb-bar" }, legend("probability"), said), h("div", { class: "wb-scroll" }, strip.element));
+      if (held) said.focus({ preventScroll: true }); // a branch is asked for from here
     }
     for (const [piece, logprob, source] of tail.rows.slice(Math.max(0, strip.spans.length - tail.from))) {
       const span = strip.add(piece, /^<\|?[\w ]+\|?>$/.test(piece));

@@ -39,7 +39,7 @@ class TokenView(View):
     tail = traitlets.Dict().tag(sync=True)
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
-        self._parents: list[Trace] = []
+        self._parents: dict[int, tuple[Trace, Trace]] = {}  # by id of the branch, held so that it stays its own
         super().__init__(trace, inspector, **more)
 
     def describe(self, trace: Trace) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class TokenView(View):
             },
             "special": [k for kind, first, last in segments if kind == "control" for k in range(first, last)],
             "groups": _groups(segments), "prompt": _prompt(trace), "summary": _summary(trace),
-            "parents": len(self._parents), "greedy": trace.settings.temperature == 0,
+            "parents": int(id(trace) in self._parents), "greedy": trace.settings.temperature == 0,
         }  # fmt: skip
 
     def stream(self, first: int, tokens: list[Token]) -> None:
@@ -76,21 +76,25 @@ class TokenView(View):
         rows = [[t.piece, t.logprob, sources.get(t.source, 0)] for t in tokens]
         self.tail = {"from": first, "rows": rows}
 
+    def broke_off(self, words: str) -> None:
+        """A running answer ended with an error: the words that came stay, and it is said that no more come."""
+        self.tail = {"from": 0, "rows": [], "ended": words}
+
     def answer_branch(self, at: int, token: int) -> dict[str, Any]:
         """Say another token at one place and go on; the new trace is shown, the old one is kept for ``back``."""
         if self.reasons["branch"] or self.trace is None:
             raise WorkbenchError(self.reasons["branch"])
         new = self.inspector.branch(self.trace, at=int(at), token=int(token))
-        self._parents.append(self.trace)
+        self._parents[id(new)] = new, self.trace
         self.trace = new
         self.selected = int(at)
         return {}
 
     def answer_back(self) -> dict[str, Any]:
         """Back to the trace that this one branched from."""
-        if not self._parents:
+        if id(self.trace) not in self._parents:
             raise WorkbenchError("This answer has not branched from another.")
-        self.trace = self._parents.pop()
+        self.trace = self._parents[id(self.trace)][1]
         return {}
 
 

@@ -87,6 +87,32 @@ def test_pointing_at_words_and_patches(looking):
     cost.wait_for(state="hidden")
 
 
+def test_patches_and_frames_are_reached_by_keyboard(looking):
+    _, tab, bridge = looking
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")
+    tab.get_by_role("button", name="lens").click()
+    picture = tab.get_by_role("application", name="Heat on scene.png")
+    picture.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.get_by_text("Row 0, column 0: 25.0 %").wait_for()
+    tab.keyboard.press("ArrowDown")
+    tab.get_by_text("Row 1, column 0: ").wait_for()
+    bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
+    assert tab.locator("figcaption[aria-live=polite]").count() == 1
+    for _ in range(9):
+        tab.keyboard.press("ArrowDown")
+    tab.get_by_text("Row 2, column 0: ").wait_for()
+    tab.keyboard.press("Tab")
+    tab.get_by_text("Row 2, column 0: ").wait_for(state="hidden")
+    assert tab.locator("figcaption[aria-live]").count() == 0
+    sound = tab.get_by_role("slider", name="Where to play word.wav from")
+    sound.focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "End", "ArrowRight", "Home", "ArrowRight"):
+        tab.keyboard.press(key)
+    assert sound.get_attribute("aria-valuenow") == "0.04"
+    assert tab.locator(".wb-cursor:not([hidden])").count() == 1
+
+
 def test_sounds_are_played_from_where_one_clicks(looking):
     _, tab, bridge = looking
     bridge.until(lambda: hottest(tab, "Heat on word.wav") == "0")

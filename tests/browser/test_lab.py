@@ -265,6 +265,36 @@ bench.settings.selected_index = 0
 """
 
 
+def test_plain_keys_do_not_reach_jupyterlab(open_notebook):
+    """Arrows would leave the cell there, and `r` would turn it into raw text, with all that is in it gone."""
+    tab = open_notebook("keys.ipynb", FORMS + "bench")
+    words = tab.locator(".wb-t[role=option]")
+    words.first.wait_for()
+    shown = tab.locator(".wb").count()
+    colour = tab.get_by_label("Colour")
+    colour.focus()
+    tab.keyboard.press("ArrowDown")
+    assert colour.input_value() == "entropy"
+    tab.keyboard.press("r")
+    assert colour.input_value() == "rank"
+    runs = tab.get_by_label("Runs")
+    runs.focus()
+    for key in ("ArrowDown", "m", "y", "x", "d", "d", "b", "a", "z"):
+        tab.keyboard.press(key)
+    tab.get_by_role("tab", name="Where it looked").click()
+    heat = tab.get_by_label("Strength of the heat")
+    heat.focus()
+    before = float(heat.input_value())
+    tab.keyboard.press("ArrowLeft")
+    assert float(heat.input_value()) < before
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == "Strength of the heat"
+    assert tab.locator(".wb").count() == shown
+    assert tab.locator(".jp-CodeCell").count() == tab.locator(".jp-Cell").count()
+    cells = tab.locator(".jp-Cell").count()
+    tab.keyboard.press("Shift+Enter")  # runs the cell, as everywhere
+    tab.wait_for_function("(n) => document.querySelectorAll('.jp-Cell').length > n", arg=cells)
+
+
 def theme(tab, name):
     tab.get_by_role("menuitem", name="Settings").click()
     tab.locator(".lm-Menu-item", has_text=re.compile(r"^Theme$")).hover()

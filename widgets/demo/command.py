@@ -8,6 +8,7 @@ options ──► checked ──► model, or saved traces ──► server on t
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import ipaddress
 import os
@@ -32,6 +33,9 @@ _ROOM = (
     "For people in this room: workbench demo --host 0.0.0.0 --auth USER:PASSWORD, and give them {link}. Over plain "
     "http browsers allow no microphone: they can upload sounds."
 )
+
+
+_HOSTS = "Leave it out for this machine only; 0.0.0.0 is for this whole network."
 
 
 def run(asked: argparse.Namespace, say: Say) -> int:
@@ -65,15 +69,14 @@ def _checked(asked: argparse.Namespace) -> tuple[str, str] | None:
     """The user and the password, once all options go together."""
     auth = None
     if asked.auth is not None:
-        user, colon, password = asked.auth.partition(":")
-        if not (user and colon and password):
-            raise WorkbenchError("--auth: expected USER:PASSWORD, both of them not empty.")
+        user, _, password = asked.auth.partition(":")
         auth = (user, password)
     if asked.share and auth is None and not asked.public:
         raise WorkbenchError(
             "--share puts this machine's model on a public address: give a password with --auth USER:PASSWORD, or say "
             "--public if anybody may use it."
         )
+    _port(asked.host, asked.port or 0)  # before a model is loaded for minutes
     if asked.replay is not None and asked.model != "pocket":
         raise WorkbenchError(f"--replay serves saved traces and loads no model: leave {asked.model!r} out.")
     try:
@@ -86,11 +89,14 @@ def _checked(asked: argparse.Namespace) -> tuple[str, str] | None:
     return auth
 
 
-def _model(asked: argparse.Namespace) -> Any:
+def _model(asked: argparse.Namespace, say: Say) -> Any:
     if asked.replay is not None:
         from widgets.demo.replay import Replay
 
-        return Replay(asked.replay)
+        replay = Replay(asked.replay)
+        for reason in replay.left_out:
+            say(f"Left out: {reason}")
+        return replay
     import contextlib
 
     import workbench
@@ -104,7 +110,7 @@ def _serve(asked: argparse.Namespace, auth: tuple[str, str] | None, say: Say) ->
     from widgets.demo.line import Limits
 
     began = time.monotonic()
-    model = _model(asked)
+    model = _model(asked, say)
     say(f"{model!r}: there, in {time.monotonic() - began:.1f} s")
     each = asked.per_minute
     limits = Limits(waiting=asked.queue, tokens=asked.max_tokens, per_minute=each, per_address=20 * each)
@@ -129,6 +135,7 @@ def _serve(asked: argparse.Namespace, auth: tuple[str, str] | None, say: Say) ->
                 say("Everybody in this network can use it: --auth USER:PASSWORD asks for a password.")
             say("Over plain http browsers allow no microphone, except on this machine; sounds can be uploaded.")
         if asked.check:
+            failed |= bool(getattr(model, "left_out", ()))
             return 1 if not rehearse(link, auth, model, say) or failed else 0
         print(link, flush=True)  # noqa: T201 (what was asked for)
         if link != local or not _loopback(asked.host):
@@ -262,13 +269,18 @@ def _port(host: str, wanted: int | None) -> int | None:
     """
     if wanted is None:
         return None
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        family = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0][0]
+    except (OSError, UnicodeError) as error:
+        raise WorkbenchError(f"--host {host}: no such address ({error}). {_HOSTS}") from error
     with socket.socket(family) as door:
         if os.name != "nt":
             door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((host, wanted))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise WorkbenchError(f"--host {host} is no address of this machine. {_HOSTS}") from error
             raise WorkbenchError(
                 f"{host}, port {wanted}: {error.strerror or error}. Take another --port, or leave it out."
             ) from error

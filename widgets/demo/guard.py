@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -77,7 +78,9 @@ class Guard:
                 if await self._full():
                     await _refuse(send, 503, "There is no room for more files now. Please try again in some minutes.")
                     return
-            elif _ASKS.fullmatch(path):
+                await self._upload(scope, receive, send)
+                return
+            if _ASKS.fullmatch(path):
                 body = await _read(receive, _length(scope))
                 if body is None:
                     await _refuse(send, 413, f"More than {_BODY >> 20} MB at once is not taken: ask with less.")
@@ -85,20 +88,29 @@ class Guard:
                 if _ADDRESS.search(body.decode("utf-8", "replace").replace("\\/", "/")):
                     await _refuse(send, 400, "No address is fetched: upload the file itself.")
                     return
-                wrong = _unfit(scope["app"], path, body)
+                wrong = _unfit(scope["app"], path, body, self.uploads())
                 if wrong and _may_ask(scope):  # else Gradio asks for the password
                     await _refuse(send, 400, wrong)
                     return
                 receive = _again(body, receive)
 
-        async def headed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                there = {name.lower() for name, _ in message.get("headers", [])}
-                more = [pair for pair in _HEADERS if pair[0] not in there]
-                message = {**message, "headers": [*message.get("headers", []), *more]}
-            await send(message)
+        await self.app(scope, receive, _headed(send))
 
-        await self.app(scope, receive, headed)
+    async def _upload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let an upload through; where Gradio fails at reading it, as at a file without a name, say so in words."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await _headed(send)(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except (ValueError, TypeError, AttributeError, KeyError, IsADirectoryError):
+            if started:
+                raise
+            await _refuse(send, 400, "This upload cannot be read: send files as multipart/form-data, each with a name.")
 
     async def _full(self) -> bool:
         """Whether uploads fill the room they have; looked up every other second at most."""
@@ -191,7 +203,7 @@ def _may_ask(scope: MutableMapping[str, Any]) -> bool:
     return scope["app"].auth is None or b"access-token" in cookies
 
 
-def _unfit(app: Any, path: str, body: bytes) -> str:
+def _unfit(app: Any, path: str, body: bytes, uploads: str) -> str:
     """Why a body cannot be a question to the app's functions; empty when it may be one.
 
     Gradio itself answers an unknown function with a failure of the server, and too few values with its own insides.
@@ -215,7 +227,28 @@ def _unfit(app: Any, path: str, body: bytes) -> str:
             f'"data" is a list of {len(function.inputs)} values, in the order of /gradio_api/info; {came}. '
             "null leaves one out."
         )
+    if _strays(data, uploads):
+        return "A file is uploaded first, to /gradio_api/upload, and asked about under the path that this answers."
     return ""
+
+
+def _strays(value: Any, folder: str) -> bool:
+    """Whether a question names a file, in Gradio's form, that is not among the uploads.
+
+    Gradio would answer with this server's paths. What has another form reaches the desk, which says why not.
+    """
+    home, waiting = os.path.realpath(folder), [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            path = one.get("path")
+            gradios = isinstance(path, str) and isinstance(one.get("meta"), dict)
+            if gradios and not Path(os.path.realpath(str(path))).is_relative_to(home):
+                return True
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+    return False
 
 
 def _json(body: bytes) -> Any:
@@ -249,6 +282,19 @@ async def _read(receive: Receive, announced: int | None) -> bytes | None:
         parts.append(part)
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+def _headed(send: Send) -> Send:
+    """Send with the headers that every answer has."""
+
+    async def headed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            there = {name.lower() for name, _ in message.get("headers", [])}
+            more = [pair for pair in _HEADERS if pair[0] not in there]
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await send(message)
+
+    return headed
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

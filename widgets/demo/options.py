@@ -14,6 +14,13 @@ MORE = (
 )
 
 
+def _login(text: str) -> str:
+    user, _, password = text.partition(":")
+    if not (user and password):
+        raise argparse.ArgumentTypeError("expected USER:PASSWORD, both of them not empty")
+    return text
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the demo."""
     parser.add_argument("model", nargs="?", default="pocket", metavar="MODEL",
@@ -21,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS",
                         help="0.0.0.0 is for this whole network (default: this machine only)")  # fmt: skip
     parser.add_argument("--port", type=whole(0, 65535), metavar="N", help="default: the first free one from 7860 on")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="what visitors have to know")
+    parser.add_argument("--auth", type=_login, metavar="USER:PASSWORD", help="what visitors have to know")
     parser.add_argument("--share", action="store_true",
                         help="a public https link by Gradio's tunnel; with --auth, or --public")  # fmt: skip
     parser.add_argument("--public", action="store_true", help="share without a password")

@@ -29,19 +29,30 @@ class Replay:
 
     Attributes:
         traces: By name, in the order of the names.
+        left_out: Why each file that cannot be opened is not among them.
 
     Raises:
-        TraceError: There are none, or one cannot be read.
+        TraceError: There is no such folder, or none in it that can be opened.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         place = Path(folder).expanduser()
-        files = sorted(place.glob("*.trace")) if place.is_dir() else []
+        if not place.is_dir():
+            raise TraceError(f"{os.fspath(folder)!r}: there is no such folder.")
+        files = sorted(place.glob("*.trace"))
         if not files:
             raise TraceError(
                 f"{os.fspath(folder)!r} holds no .trace files. Save some first: workbench ask QUESTION --save a.trace"
             )
-        self.traces = {file.stem: Trace.load(file) for file in files}
+        self.traces: dict[str, Trace] = {}
+        self.left_out: list[str] = []
+        for file in files:
+            try:
+                self.traces[file.stem] = Trace.load(file)
+            except TraceError as error:
+                self.left_out.append(str(error))
+        if not self.traces:
+            raise TraceError(f"None of the {len(files)} traces can be opened. {self.left_out[0]}")
         self.info = next(iter(self.traces.values())).model
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ export function bars(title, rows, note = "") {
 
 /** A line over whole numbers 0 … n - 1 with a level at 1 and one marked point. */
 export function curve(values, marked, label) {
-  const [W, H, left, low] = [240, 92, 26, 74];
+  const [W, H, left, low] = [240, 92, 36, 74];
   const most = Math.max(1.2, ...values);
   const x = (k) => left + 6 + (k * (W - left - 14)) / Math.max(1, values.length - 1);
   const y = (v) => low - (v / most) * (low - 8);

@@ -81,6 +81,17 @@ function followTheme(frame, signal) {
 }
 
 /**
+ * JupyterLab takes plain keys for its own where no text is written: arrows leave the cell, `r` makes it Raw and the view
+ * is gone. Keys with Ctrl, Alt or Cmd, and Shift+Enter, stay JupyterLab's.
+ */
+function keepKeys(signal) {
+  document.body.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || (event.shiftKey && event.key === "Enter")) return;
+    if (event.target.closest?.(".wb, .wb-bench")) event.stopPropagation();
+  }, { signal });
+}
+
+/**
  * A view as anywidget wants it. `build` draws into `body` and is called again when `data` changes, with a signal that
  * ends when that happens or when the cell is removed.
  */
@@ -94,6 +105,7 @@ export function view(label, build) {
       const frame = h("section", { class: "wb", "aria-label": label }, body, alert, gone);
       el.append(frame);
       followTheme(frame, life.signal);
+      keepKeys(life.signal);
       const complain = (error) => {
         const words = error ? String(error.message ?? error) : "";
         alert.textContent = words;
@@ -107,6 +119,7 @@ export function view(label, build) {
       const draw = async () => {
         now.abort();
         const { signal } = (now = new AbortController());
+        const held = body.contains(document.activeElement);
         body.replaceChildren();
         try {
           complain(model.get("error"));
@@ -116,6 +129,7 @@ export function view(label, build) {
             if (signal.aborted) return;
           }
           build({ model, body, ask, complain, data, signal });
+          if (held) body.querySelector("[aria-selected=true], [tabindex='0'], button, select")?.focus({ preventScroll: true });
         } catch (error) {
           complain(error);
           console.error(error);

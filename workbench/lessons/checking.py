@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.lessons.registry import Wrong, find
+from workbench.lessons.registry import Exercise, Wrong, find
 
 __all__ = ["RECORD", "Checked", "check", "is_row", "read", "write"]
 
@@ -88,7 +88,7 @@ def check(exercise: str, answer: Any = ...) -> Checked:
     hint = solution = ""
     right = False
     try:
-        said = asked.test(answer)
+        said = _judged(asked, answer)
         right = True
     except Wrong as wrong:
         said = str(wrong)
@@ -152,6 +152,16 @@ def is_row(row: Any) -> bool:
     """Whether this is what is kept of one exercise."""
     kinds = {"attempts": int, "hints": int, "solution": bool, "right": bool, "answer": str}
     return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
+
+
+def _judged(asked: Exercise, answer: Any) -> str:
+    """What a check says; of what it cannot even read, which shapes and types can be many, that."""
+    try:
+        return asked.test(answer)
+    except (TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
+        raise Wrong(
+            f"Your answer, or what it returned, is of a form that cannot be compared ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _shown(answer: Any) -> str:

@@ -12,10 +12,10 @@ __all__: list[str] = []
 
 
 @exercise(
-    "06.1", "the patch that mattered most",
+    "06.1", "where hiding costs most",
     hints=(
-        "hidden.values has what the answer loses when each patch is hidden alone. Where is it largest?",
-        "argmax counts patch by patch; numpy.unravel_index(number, hidden.values.shape) makes (row, column) of it.",
+        "blocks.values has what the answer loses without each patch and its neighbours. Where is it largest?",
+        "argmax counts patch by patch; numpy.unravel_index(number, blocks.values.shape) makes (row, column) of it.",
     ),
     solution="""
 import numpy as np
@@ -24,8 +24,8 @@ from workbench.pocket.examples import SCENE
 
 model = workbench.load()
 trace = model.ask("What is at the top left?", images=[SCENE], temperature=0)
-hidden = model.occlude(trace, size=1)
-answer = np.unravel_index(hidden.values.argmax(), hidden.values.shape)
+blocks = model.occlude(trace, size=3)
+answer = np.unravel_index(blocks.values.argmax(), blocks.values.shape)
 """,
 )  # fmt: skip
 def worst(answer: Any) -> str:
@@ -37,18 +37,18 @@ def worst(answer: Any) -> str:
         raise Wrong(f"{answer!r:.60} is no place; expected two numbers, (row, column).")
     row, col = (whole(n, "Your answer") for n in answer)
     model = load(progress=False)
-    values = model.occlude(model.ask("What is at the top left?", images=[SCENE], temperature=0), size=1).values
+    values = model.occlude(model.ask("What is at the top left?", images=[SCENE], temperature=0), size=3).values
     if not (0 <= row < values.shape[0] and 0 <= col < values.shape[1]):
         raise Wrong(
             f"There is no patch ({row}, {col}): the grid has {values.shape[0]} rows and {values.shape[1]} columns."
         )
     if values[row, col] < values.max() - 0.01 * abs(values.max()):
         raise Wrong(
-            f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2g} nats. Another one costs more."
+            f"Without the block around ({row}, {col}) the answer loses {values[row, col]:.2g} nats. Another costs more."
         )
     return (
-        f"Without patch ({row}, {col}) the answer loses {values[row, col]:.2g} nats, which makes it "
-        f"{np.exp(values[row, col]):,.2f} times less probable."
+        f"Without the block around ({row}, {col}) the answer loses {values[row, col]:.1f} nats, which makes it "
+        f"{np.exp(values[row, col]):,.0f} times less probable."
     )
 
 

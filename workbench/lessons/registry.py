@@ -113,7 +113,7 @@ def numbers(value: Any, like: Any, shown: str, *, within: float = 1e-4) -> None:
     right = np.asarray(like, np.float64)
     try:
         got = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Wrong(f"{shown} is {_short(value)}; expected numbers.") from None
     if got.shape != right.shape:
         raise Wrong(f"{shown} has shape {got.shape}; expected {right.shape}.")
@@ -133,7 +133,7 @@ def whole(value: Any, shown: str) -> int:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Wrong(f"{shown} is {_short(value)}; expected a whole number.") from None
     if number != int(number) if np.isfinite(number) else True:
         raise Wrong(f"{shown} is {_short(value)}; expected a whole number.")

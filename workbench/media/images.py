@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import threading
 import warnings
 from contextlib import contextmanager
@@ -245,7 +246,7 @@ def _pillow(label: str) -> Iterator[None]:
         except MemoryError as error:
             raise MediaError(f"{label}: there is not enough memory to decode this picture. Make it smaller.") from error
         except Exception as error:  # Pillow's readers raise nearly anything (struct.error, IndexError, KeyError…)
-            reason = sources.clean(str(error).rstrip(".")) or type(error).__name__
+            reason = sources.clean(re.sub(r" ?<_io[^>]*>", "", str(error)).rstrip(".")) or type(error).__name__
             raise MediaError(
                 f"{label}: the picture is broken or cut short ({reason}). Save or copy it anew."
             ) from error
