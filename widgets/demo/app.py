@@ -95,10 +95,10 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
                 with gr.Row():
                     run = gr.Button("Run", variant="primary", elem_id="run")
                     stop = gr.Button("Stop", elem_id="stop")
-                if not isinstance(model, Replay):
-                    gallery(inputs[:3])
             with gr.Column(scale=3, min_width=360):
                 answer = _answer()
+        if not isinstance(model, Replay):
+            gallery(inputs[:3])  # across the page: its columns are as wide as the inputs' names
 
         async def on_run(request: gr.Request, *values: Any) -> AsyncIterator[Any]:
             number = f"{next(_RUNS)}.{secrets.token_hex(4)}"
