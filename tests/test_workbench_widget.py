@@ -9,7 +9,7 @@ import pytest
 
 from tests.traces import INFO, make_image, make_sound, make_trace
 from widgets import Workbench
-from widgets.bench import _GREEDY, _MINE
+from widgets.settings_form import GREEDY, MINE
 from workbench.errors import MediaError, PromptError, TraceError, WorkbenchError
 from workbench.trace import Trace
 
@@ -131,10 +131,10 @@ def test_what_cannot_be_run_is_told(bench):
 
 def test_settings(bench):
     settings = bench.settings
-    settings.how.value = _GREEDY
+    settings.how.value = GREEDY
     assert settings.seed.disabled
     assert settings.values()["temperature"] == 0
-    settings.how.value = _MINE
+    settings.how.value = MINE
     settings.temperature.value, settings.seed.value, settings.draft.value = 0.7, "12", 3
     settings.system.value = " Be brief. "
     made = settings.values()

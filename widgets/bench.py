@@ -26,6 +26,7 @@ from widgets.base import View, explain
 from widgets.draft_view import DraftView
 from widgets.export import to_html
 from widgets.media_input import MediaInput
+from widgets.settings_form import SettingsForm
 from widgets.token_view import TokenView
 from workbench.columns import SOURCES
 from workbench.errors import PromptError, TraceError, WorkbenchError
@@ -36,7 +37,6 @@ __all__ = ["Workbench"]
 _FLUSH_S = 0.08  # words are sent this often: quick enough to read along, slow enough not to hold the model up
 _RUNS_LISTED = 200
 _WIDE = {"width": "auto"}
-_OWN, _GREEDY, _MINE = "the model's own settings", "greedy: always the likeliest word", "set by hand"
 
 
 class Workbench(ipywidgets.VBox):
@@ -75,7 +75,7 @@ class Workbench(ipywidgets.VBox):
             placeholder="What do you want to know?", rows=2, layout=_WIDE, description="Question",
             style={"description_width": "4.5rem"},
         )  # fmt: skip
-        self.settings = _Settings(bool(getattr(model, "drafter", None)))
+        self.settings = SettingsForm(bool(getattr(model, "drafter", None)))
         self.run_button = ipywidgets.Button(
             description="Run", icon="play", button_style="primary", tooltip="Ask the model"
         )
@@ -372,62 +372,6 @@ class _Branching:
     def __getattr__(self, name: str) -> Any:
         own = getattr(self._bench.model, name)  # what it cannot do, it cannot do here
         return self._bench.branch if name == "branch" else own
-
-
-class _Settings(ipywidgets.Accordion):
-    """The settings of a run, folded."""
-
-    def __init__(self, drafter: bool) -> None:
-        wide = {"style": {"description_width": "8rem"}, "layout": {"width": "22rem", "max_width": "98%"}}
-        # boxes, not sliders: ipywidgets gives the handle of a slider no name that a screen reader could say
-        self.how = ipywidgets.Dropdown(description="Choice of words", options=[_OWN, _GREEDY, _MINE], **wide)
-        self.temperature = ipywidgets.BoundedFloatText(
-            1.0, min=0.05, max=3, step=0.05, description="Temperature", **wide
-        )
-        self.top_k = ipywidgets.BoundedIntText(64, min=0, max=200, description="Top-k (0 is off)", **wide)
-        self.top_p = ipywidgets.BoundedFloatText(
-            0.95, min=0.05, max=1, step=0.05, description="Top-p (1 is off)", **wide
-        )
-        self.seed = ipywidgets.Text(placeholder="drawn", description="Seed", **wide)
-        self.max_new_tokens = ipywidgets.BoundedIntText(128, min=1, max=100_000, description="At most, tokens", **wide)
-        drafts: list[Any] = [("adapted to what pays", "auto"), ("none", 0), *((str(k), k) for k in range(1, 9))]
-        self.draft = ipywidgets.Dropdown(
-            description="Drafts a round", options=drafts if drafter else [("none: no drafter is loaded", 0)], **wide
-        )
-        self.thinking = ipywidgets.Checkbox(description="think before answering", indent=False)
-        self.system = ipywidgets.Text(placeholder="none", description="System prompt", **wide)
-        self.by_hand = (self.temperature, self.top_k, self.top_p)
-        grid = ipywidgets.Box(
-            [self.how, *self.by_hand, self.seed, self.max_new_tokens, self.draft, self.system, self.thinking],
-            layout={"flex_flow": "row wrap", "grid_gap": "0.2rem 1rem"},
-        )
-        self.how.observe(self._enable, names="value")
-        self._enable()
-        super().__init__([grid], titles=["Settings"], selected_index=None)
-
-    def _enable(self, _change: Any = None) -> None:
-        for widget in self.by_hand:
-            widget.disabled = self.how.value != _MINE
-        self.seed.disabled = self.how.value == _GREEDY
-
-    def values(self) -> dict[str, Any]:
-        """Keyword arguments for ``model.ask``.
-
-        Raises:
-            PromptError: The seed is no whole number.
-        """
-        made: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens.value, "draft": self.draft.value, "thinking": self.thinking.value,
-            "system": self.system.value.strip() or None, "seed": None,
-        }  # fmt: skip
-        if self.how.value == _GREEDY:
-            return {**made, "temperature": 0}
-        if self.how.value == _MINE:
-            made |= {"temperature": self.temperature.value, "top_k": self.top_k.value, "top_p": self.top_p.value}
-        seed = self.seed.value.strip()
-        if seed and not seed.isdecimal():
-            raise PromptError(f"Seed {seed!r}: expected a whole number of 0 or more, or nothing to have one drawn.")
-        return {**made, "seed": int(seed)} if seed else made
 
 
 def _row(*children: Any) -> ipywidgets.Box:
