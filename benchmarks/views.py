@@ -106,7 +106,7 @@ def opened(file: Path, browser: Any, selector: str) -> tuple[float, float, list[
     Returns:
         Seconds until the first paint, until what the selector finds was drawn, and of each hover over it.
     """
-    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    context = browser.new_context(viewport={"width": 1000, "height": 900}, bypass_csp=True)  # what waits is a string
     try:
         context.add_init_script(DRAWN.replace("SELECTOR", json.dumps(selector or "body")))
         tab = context.new_page()
