@@ -128,3 +128,16 @@ def test_two_models_are_the_same_when_four_things_are():
 
 def test_sources_are_a_contract():
     assert SOURCES == ("plain", "accepted", "corrected", "bonus", "forced")
+
+
+def test_the_question_is_the_words_of_the_last_user_turn():
+    trace = make_trace()
+    part = {"type": "text", "text": "What is it?"}
+    for messages, said in (
+        ([], ""),
+        ([{"role": "model", "content": "Hm."}], ""),
+        ([{"role": "user", "content": "One?"}, {"role": "model", "content": "1."}], "One?"),
+        ([{"role": "user", "content": "One?"}, {"role": "user", "content": [{"type": "image"}, part]}], "What is it?"),
+        ([{"role": "user", "content": None}], ""),
+    ):  # fmt: skip
+        assert replace(trace, prompt=replace(trace.prompt, messages=tuple(messages))).question == said

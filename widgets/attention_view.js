@@ -62,8 +62,8 @@ function scene(picture, { label, onpoint }) {
   const go = (patch) => {
     at = patch;
     put(here, at);
-    caption.toggleAttribute("aria-live", at >= 0); // it is read aloud while one goes about in it, and only then
-    if (at >= 0) caption.setAttribute("aria-live", "polite");
+    if (at >= 0) caption.setAttribute("aria-live", "polite"); // it is read aloud while one goes about in it, and only then
+    else caption.removeAttribute("aria-live");
     onpoint(at);
   };
   stage.addEventListener("keydown", (event) => {
@@ -219,7 +219,7 @@ function build({ model, body, ask, complain, data, signal }) {
         if (cost) one.paint(numbers(cost[kind][k].cells), state.strength);
         else one.blank();
         one.caption.replaceChildren(...(cost ? hiddenOf(cost[kind][k], rank?.[kind][k].rank ?? null)
-          : [hiding >= 0 ? "Each place is hidden in turn…" : "Pick this word to hide each place in turn."]));
+          : [hiding === token ? "Each place is hidden in turn…" : "Pick this word to hide each place in turn."]));
       });
     }
   };

@@ -381,12 +381,8 @@ def _row(*children: Any) -> ipywidgets.Box:
 
 
 def _label(trace: Trace) -> str:
-    asked = [m.get("content", "") for m in trace.prompt.messages if m.get("role") == "user"]
-    last = asked[-1] if asked else ""
-    if not isinstance(last, str):
-        last = " ".join(str(part.get("text", "")) for part in last if part.get("type") == "text")
     branched = "↳ " if (trace.tokens.source == SOURCES.index("forced")).any() else ""
-    return f"{branched}{_short(last, 40)} → {_short(trace.text, 50)}"
+    return f"{branched}{_short(trace.question, 40)} → {_short(trace.text, 50)}"
 
 
 def _short(text: str, most: int) -> str:

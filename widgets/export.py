@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
         for k, (view, _) in enumerate(shown)
     ]
     first = shown[0][1]
-    head = title or _question(first) or "A trace"
+    head = title or first.question[:200] or "A trace"
     styles = "".join(dict.fromkeys(esm.style(name) for name in names))
     modules = ",\n".join(f"{json.dumps(name)}: {esm.expression(name)}" for name in names)
     sections = "".join(
@@ -115,14 +115,6 @@ def _json(value: Any) -> str:
     """JSON that cannot end the script element it stands in, with binary as base64."""
     text = json.dumps(in_page(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _question(trace: Trace) -> str:
-    asked = [message for message in trace.prompt.messages if message.get("role") == "user"]
-    content: Any = asked[-1].get("content", "") if asked else ""
-    if isinstance(content, str):
-        return content[:200]
-    return " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping) and p.get("type") == "text")[:200]
 
 
 def _made_by(trace: Trace) -> str:

@@ -90,14 +90,7 @@ def draw(trace: Trace, made: Map, *, note: str = "") -> Sheet:
 
 def _words(trace: Trace, made: Map, note: str) -> tuple[list[str], list[str]]:
     """Lines above (what was asked and said) and below (what is shown, and what ran)."""
-    asked = ""
-    for message in trace.prompt.messages:
-        content = message.get("content")
-        if message.get("role") == "user":
-            asked = content if isinstance(content, str) else " ".join(
-                part["text"] for part in content or () if isinstance(part.get("text"), str)
-            )  # fmt: skip
-    head = [*textwrap.wrap(f"Q: {asked}", 92)[-2:], *textwrap.wrap(f"A: {trace.text}", 105)[:2]]
+    head = [*textwrap.wrap(f"Q: {trace.question}", 92)[-2:], *textwrap.wrap(f"A: {trace.text}", 105)[:2]]
     layers = f"; layers {', '.join(map(str, made.layers))}" if made.layers else ""
     m = trace.model
     ran = (

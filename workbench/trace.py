@@ -208,6 +208,15 @@ class Trace:
         return np.concatenate([self.prompt.ids, self.tokens.token_id])
 
     @property
+    def question(self) -> str:
+        """The words of the last question; empty where there is none."""
+        asked = [message for message in self.prompt.messages if message.get("role") == "user"]
+        content: Any = (asked[-1].get("content") if asked else "") or ""
+        if isinstance(content, str):
+            return content
+        return " ".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
+
+    @property
     def calls(self) -> tuple[Call, ...]:
         """The tools that the answer calls, in order; those run before it stand in ``prompt.messages``."""
         return calls_in(self.segments, self.tokens.piece, len(self.prompt))

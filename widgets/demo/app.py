@@ -30,7 +30,6 @@ from widgets.demo.guard import Guard, client, routes
 from widgets.demo.line import Limits
 from widgets.demo.replay import Replay
 from workbench.errors import MediaError, PromptError, WorkbenchError
-from workbench.trace import Trace
 
 __all__ = ["Demo", "build"]
 
@@ -156,15 +155,9 @@ def _asked(model: Any, limits: Limits) -> list[Any]:
 
 def _recorded(model: Replay) -> list[Any]:
     names = list(model.traces)
-    shown = [(f"{name}: {textwrap.shorten(_asked_in(trace), 90, placeholder=' …')}", name)
+    shown = [(f"{name}: {textwrap.shorten(trace.question, 90, placeholder=' …')}", name)
              for name, trace in model.traces.items()]  # fmt: skip
     return [gr.Dropdown(shown, value=names[0], label="Recorded answer", elem_id="recorded")]
-
-
-def _asked_in(trace: Trace) -> str:
-    """The words of the last question."""
-    words = [s for s in trace.prompt.segments if s.kind == "text"]
-    return "".join(trace.prompt.pieces[words[-1].start : words[-1].stop]).strip() if words else ""
 
 
 def _answer() -> gr.HTML:
