@@ -97,7 +97,7 @@ def to_grid(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rounding]
     scale = torch.empty((rows, columns // GROUP), dtype=weight.dtype, device=weight.device)
     groups = weight.reshape(-1, GROUP)
     sample = groups[:: max(1, len(groups) // _SAMPLE)]
-    on_grid = bool(_rounded(sample, _search(thorough=True))[2].eq(0).float().mean() > 0.5)
+    on_grid = bool(_rounded(sample, _search(thorough=True))[3].eq(0).float().mean() > 0.5)
     steps = _search(thorough=on_grid)
     total = Rounding()
     height = max(1, _CHUNK // columns)
@@ -108,7 +108,7 @@ def to_grid(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rounding]
         packed[start : start + height] = pack(codes.reshape(part.shape))
         scale[start : start + height] = scales.reshape(len(part), -1)
         total += Rounding(
-            part.numel(), int(error.eq(0).sum()) * GROUP, float(error.double().sum()),
+            part.numel(), int(largest.eq(0).sum()) * GROUP, float(error.double().sum()),
             float(flat.double().square().sum()), float(largest.max()),
         )  # fmt: skip
     return packed, scale, total
@@ -151,31 +151,43 @@ def _rounded(
     """
     import torch
 
+    dot = torch.linalg.vecdot
     exact = groups.float()
     peak = exact.gather(1, exact.abs().argmax(dim=1, keepdim=True))[:, 0]
-    codes = torch.full(groups.shape, 8, dtype=torch.uint8, device=groups.device)
     scales = torch.zeros(len(groups), dtype=groups.dtype, device=groups.device)
-    error = exact.double().square().sum(dim=1)
-    largest = peak.abs()
-    left = error.nonzero()[:, 0]
+    error = dot(exact, exact)
+    number = torch.arange(len(groups), device=groups.device)
+    left = slice(None) if bool(peak.all()) else peak.nonzero()[:, 0]  # all of them: no copies, which cost as much again
     whole = {2: torch.int16, 4: torch.int32}[groups.element_size()]
+    room = torch.empty_like(exact), torch.empty_like(exact), torch.empty_like(groups)
     for q, nudge in steps:
-        if not len(left):
+        if not len(number[left]):
             break
-        rows = exact[left]
         step = (peak[left] / q).to(groups.dtype)
         if nudge:
             step = (step.view(whole) + nudge).view(groups.dtype)
-        divisor = step.float()
-        divisor[divisor == 0] = 1  # a group below the type's smallest number
-        code = (rows / divisor[:, None]).round().clamp(-8, 7)
-        off = ((code * step.float()[:, None]).to(groups.dtype).float() - rows).abs()
-        found = off.double().square().sum(dim=1)
+        _code, off = _fitted(exact[left], step, room)
+        found = dot(off, off)
         better = found < error[left]
-        which = left[better]
-        codes[which] = (code[better] + 8).to(torch.uint8)
-        scales[which] = step[better]
-        error[which] = found[better]
-        largest[which] = off[better].amax(dim=1)
-        left = left[error[left] != 0]
-    return codes, scales, error, largest
+        scales[left] = step.where(better, scales[left])
+        error[left] = found.where(better, error[left])
+        done = found == 0
+        if bool(done.any()):
+            done[done.clone()] = ~off[done].any(dim=1)  # the square of what is very small is 0
+            left = number[left][~done]
+    code, off = _fitted(exact, scales, room)
+    return code.add_(8).to(torch.uint8), scales, dot(off, off), off.abs_().amax(dim=1)
+
+
+def _fitted(
+    rows: torch.Tensor, step: torch.Tensor, room: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes from -8 to 7 of rows (R, 32) with scales (R,), and what the rows are off (R, 32); both lie in ``room``."""
+    import torch
+
+    code, off, product = (part[: len(rows)] for part in room)
+    factor = step.float()[:, None]
+    # a scale of 0 is that of zeros, or of a group below the type's smallest number
+    torch.div(rows, factor.where(factor != 0, 1), out=code).round_().clamp_(-8, 7)
+    product.copy_(torch.mul(code, factor, out=off))
+    return code, torch.sub(rows, product, out=off)
