@@ -104,7 +104,7 @@ def test_a_view_sends_columns_and_follows_its_trace():
     view = TokenView(make_trace(rounds=4))
     tokens = view.data["tokens"]
     assert np.frombuffer(tokens["logprob"]["view"], np.float32).tolist() == view.trace.tokens.logprob.tolist()
-    assert tokens["top_id"]["shape"] == [9, 5]
+    assert tokens["top"]["shape"] == [9, 5]
     assert view.data["special"] == [8]
     assert view.data["groups"] == [{"label": "Answer", "from": 0, "to": 9, "folded": False}]
     view.selected = 8
@@ -119,7 +119,7 @@ def test_a_view_sends_columns_and_follows_its_trace():
 def test_long_answers_stay_below_the_limit_of_a_message():
     view = TokenView(make_trace(tokens=5000, top=200, images=(), audio=()))
     assert size(view.data) < LIMIT
-    assert view.data["tokens"]["top_id"]["shape"][1] == 87  # of 200
+    assert view.data["tokens"]["top"]["shape"][1] == 93  # of 200
 
 
 def test_a_view_that_would_not_fit_says_so(monkeypatch):

@@ -297,8 +297,10 @@ function build({ model, body, ask, complain, data, signal }) {
   };
 
   // --- words and controls
+  const logprob = numbers(data.logprob);
   const strip = words({
     groups: [{ label: "Answer", from: 0, to: data.pieces.length }], piece: (k) => data.pieces[k], special: (k) => data.special.includes(k), signal,
+    dress: (span, k) => span.classList.add(`p${MEASURES.probability.step({ logprob: logprob[k] })}`),
     point: (k) => {
       if (k < 0) look(picked());
       else if (hoverAsks || known.has(JSON.stringify(question(k)))) look(k);
@@ -308,8 +310,6 @@ function build({ model, body, ask, complain, data, signal }) {
       model.save_changes();
     },
   });
-  const logprob = numbers(data.logprob);
-  strip.spans.forEach((span, k) => span.classList.add(`p${MEASURES.probability.step({ logprob: logprob[k] })}`));
   const fixed = data.saved ? "This page holds the mean over heads and layers only." : reason;
   const pick = (label, options, set) => {
     const field = choice(label, options, "", (value) => { set(value === "" ? null : Number(value)); again(); openHeads(); });

@@ -42,17 +42,16 @@ function build({ model, body, data, signal }) {
     both.replaceChildren(...data.sides.map((side) => bars(side.name, side.top[k].map(([piece, lp]) => ({ name: visible(piece), value: Math.exp(lp), text: percent(lp) })))));
   };
   strips = data.sides.map((side, s) => {
-    const strip = words({
-      groups: [{ label: `${s ? "Right" : "Left"} answer`, from: 0, to: side.pieces.length }], piece: (k) => side.pieces[k],
-      special: (k) => side.special.includes(k), signal, point: (k) => show(k < 0 ? pinned : k),
-      pick,
-    });
-    strip.spans.forEach((span, k) => {
+    const dress = (span, k) => {
       span.classList.add(k < n ? `p${step(kl[k])}` : "after");
       if (k === data.divergence) span.classList.add("parts");
       span.setAttribute("aria-label", `${visible(side.pieces[k])}${k < n ? `, ${sign} ${kl[k].toFixed(3)}` : ""}${k === data.divergence ? ", here they part" : ""}`);
+    };
+    return words({
+      groups: [{ label: `${s ? "Right" : "Left"} answer`, from: 0, to: side.pieces.length }], piece: (k) => side.pieces[k],
+      special: (k) => side.special.includes(k), signal, point: (k) => show(k < 0 ? pinned : k),
+      pick, dress,
     });
-    return strip;
   });
   const most = Math.max(0.05, ...kl);
   const ticks = Array.from(kl, (v, k) => {

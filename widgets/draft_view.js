@@ -5,7 +5,7 @@ import { bars, curve } from "./lib/bars.js";
 import { button, h } from "./lib/dom.js";
 import { byPosition, draftCost, fate, speed, tokensARound } from "./lib/drafts.js";
 import { count, percent, safe, seconds, visible } from "./lib/format.js";
-import { listen, view } from "./lib/view.js";
+import { eachFrame, listen, view } from "./lib/view.js";
 
 const LONGEST = 8;
 const MARKS = { kept: "✓", thrown: "✗", unjudged: "·", corrected: "↳", bonus: "+" };
@@ -120,20 +120,22 @@ function build({ model, body, ask, complain, data, signal }) {
   const rows = [];
   let now = -1, timer = null;
 
+  const reach = eachFrame(() => { // what is asked for here is known once it is laid out, which the frame does anyway
+    const offset = rows[now].offsetTop - list.offsetTop;
+    if (offset < list.scrollTop || offset + 34 > list.scrollTop + list.clientHeight) list.scrollTop = offset - 60;
+    soFar.scrollTop = soFar.scrollHeight;
+  });
   const show = (r, pick = true) => {
     if (r === now) return;
     rows[now]?.removeAttribute("aria-current");
     now = r;
     rows[r].setAttribute("aria-current", "true");
-    const list = rows[r].closest("ol");
-    const offset = rows[r].offsetTop - list.offsetTop;
-    if (offset < list.scrollTop || offset + 34 > list.scrollTop + list.clientHeight) list.scrollTop = offset - 60;
     range.value = r;
     place.textContent = `round ${r} of ${rounds.count - 1}`;
     const first = rounds.first[r];
     const end = r + 1 < rounds.count ? rounds.first[r + 1] : data.pieces.length;
     soFar.replaceChildren(safe(data.pieces.slice(0, first).join("")), h("b", {}, safe(data.pieces.slice(first, end).join(""))));
-    soFar.scrollTop = soFar.scrollHeight;
+    reach();
     const cell = (logprob, kind) => h("td", { class: "wb-num" }, Number.isNaN(logprob) ? "–" :
       [h("i", { class: `wb-pq ${kind}`, style: { "--w": `${100 * Math.exp(Math.min(0, logprob))}%` } }), percent(logprob)]);
     detail.replaceChildren(h("table", { class: "wb-detail" },

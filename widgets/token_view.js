@@ -12,13 +12,24 @@ const LONG = 3000; // of the prompt's characters at first
 
 const MARKS = { 1: "draft, accepted", 2: "draft, corrected", 3: "bonus after drafts", 4: "forced" };
 
+const read = (packed, names) => Object.fromEntries(names.map((name) => [name, numbers(packed[name])]));
+
+/** The columns of the tokens, and how many alternatives each has. */
 function columns(tokens) {
-  const made = { piece: tokens.piece, names: new Map(tokens.names) };
-  for (const name of ["id", "logprob", "sample", "entropy", "rank", "source", "round", "time", "top_id", "top_logprob", "top_sample"]) {
-    made[name] = numbers(tokens[name]);
-  }
-  made.K = tokens.top_id.shape[1];
-  return made;
+  const names = ["id", "logprob", "filtered", "entropy", "rank", "source", "round", "time"];
+  return { piece: tokens.piece, K: tokens.top.shape[1], ...read(tokens, names) };
+}
+
+/** A function that gives a token's alternatives, likeliest first; they are unpacked once one is asked for. */
+function alternativesOf(tokens, K) {
+  let top = null;
+  return (k) => {
+    top ??= read(tokens, ["top", "top_logprob", "top_filtered"]);
+    return Array.from({ length: K }, (_, j) => {
+      const at = k * K + j, [id, piece] = tokens.names[top.top[at]];
+      return { id, piece, logprob: top.top_logprob[at], filtered: top.top_filtered[at], place: j };
+    });
+  };
 }
 
 function legend(measure) {
@@ -51,30 +62,24 @@ function promptOf(prompt) {
     h("div", { class: "wb-strip", role: "img", "aria-label": prompt.segments.map((s) => `${s.kind} ${s.length}`).join(", ") }, bar), text);
 }
 
-function panel(t, { ask, complain, reasons, back, greedy }) {
+function panel(t, nearly, { ask, complain, reasons, back, greedy }) {
   const element = h("div", { class: "wb-panel", "aria-live": "polite" });
   let all = false, last = null;
 
   const alternatives = (k) => {
-    const rows = [];
-    for (let j = 0; j < t.K; j++) {
-      const at = k * t.K + j;
-      rows.push({ id: t.top_id[at], logprob: t.top_logprob[at], sample: t.top_sample[at], place: j });
-    }
+    const rows = nearly(k);
     const shown = all ? rows : rows.slice(0, SHOWN);
     if (!shown.some((row) => row.id === t.id[k])) {
-      shown.push({ id: t.id[k], logprob: t.logprob[k], sample: t.sample[k], place: t.rank[k], piece: t.piece[k] });
+      shown.push({ id: t.id[k], piece: t.piece[k], logprob: t.logprob[k], filtered: t.filtered[k], place: t.rank[k] });
     }
-    return [shown, rows.length];
+    return shown;
   };
-  const row = (k, { id, logprob, sample, place, piece }) => {
-    const said = id === t.id[k];
-    const name = piece ?? t.names.get(id) ?? `<${id}>`;
-    const filtered = sample === -Infinity && !greedy;
+  const row = (k, { id, piece, logprob, filtered, place }) => {
+    const said = id === t.id[k], out = filtered && !greedy;
     const reason = said ? "This is what it said." : reasons.branch;
     const line = button(
-      [h("code", {}, (said ? "▸" : "") + visible(name)), h("i", { style: { "--w": `${100 * Math.exp(Math.min(logprob, 0))}%` } }), h("em", {}, percent(logprob)),
-        h("span", { class: "wb-sr" }, `, choice ${place + 1}${filtered ? ", filtered out" : ""}${said ? ", said" : ""}`)],
+      [h("code", {}, (said ? "▸" : "") + visible(piece)), h("i", { style: { "--w": `${100 * Math.exp(Math.min(logprob, 0))}%` } }), h("em", {}, percent(logprob)),
+        h("span", { class: "wb-sr" }, `, choice ${place + 1}${out ? ", filtered out" : ""}${said ? ", said" : ""}`)],
       async () => {
         element.setAttribute("aria-busy", "true");
         try {
@@ -88,10 +93,10 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
       },
       {
         reason,
-        title: `Say ${visible(name)} here instead, and go on from there`,
+        title: `Say ${visible(piece)} here instead, and go on from there`,
       },
     );
-    return h("li", { class: [said ? "on" : "", filtered ? "off" : ""].join(" ") }, line);
+    return h("li", { class: [said ? "on" : "", out ? "off" : ""].join(" ") }, line);
   };
   const show = (k, pinned) => {
     last = [k, pinned];
@@ -102,10 +107,10 @@ function panel(t, { ask, complain, reasons, back, greedy }) {
           : "No token was generated."));
       return;
     }
-    const [rows, there] = alternatives(k);
-    const more = there > SHOWN && button(all ? "fewer" : `all ${there}`, () => { all = !all; show(...last); });
+    const rows = alternatives(k);
+    const more = t.K > SHOWN && button(all ? "fewer" : `all ${t.K}`, () => { all = !all; show(...last); });
     const source = SOURCES[t.source[k]] + (t.round[k] >= 0 ? `, round ${t.round[k]}` : "");
-    const note = !greedy && rows.some((r) => r.sample === -Infinity) ? "Crossed out: could not be drawn with these settings. " : "";
+    const note = !greedy && rows.some((r) => r.filtered) ? "Crossed out: could not be drawn with these settings. " : "";
     const what = reasons.branch ? reasons.branch : "A click on another word says that instead and goes on from there.";
     element.replaceChildren(
       h("h3", {}, `Token ${k}: ${visible(t.piece[k])}`,
@@ -131,24 +136,24 @@ function build({ model, body, ask, complain, data, signal }) {
   const special = (k) => data.special.includes(k);
   let measure = model.get("measure"), pinned = -1;
   const back = data.parents ? () => button("↩ back", () => ask({ ask: "back" }).catch(complain), { title: "To the answer this one branched from" }) : null;
-  const about = panel(t, { ask, complain, reasons: data.reasons, back, greedy: data.greedy });
+  const about = panel(t, alternativesOf(data.tokens, t.K), { ask, complain, reasons: data.reasons, back, greedy: data.greedy });
 
   let pointed = -1;
   const repaint = eachFrame(() => about.show(pointed >= 0 ? pointed : pinned, pointed < 0 && pinned >= 0));
+  const dress = (span, k) => {
+    const row = { logprob: t.logprob[k], entropy: t.entropy[k], rank: t.rank[k] };
+    span.className = `wb-t p${MEASURES[measure].step(row)}`;
+    if (t.source[k]) span.dataset.source = t.source[k];
+    span.setAttribute("aria-label", `${visible(t.piece[k])}, ${percent(t.logprob[k])}${t.source[k] ? ", " + SOURCES[t.source[k]] : ""}`);
+  };
   const strip = words({
-    groups: data.groups, piece: (k) => t.piece[k], special, signal,
+    groups: data.groups, piece: (k) => t.piece[k], special, signal, dress,
     point: (k) => { if (k !== pointed) { pointed = k; repaint(); } },
     pick: (k) => { model.set("selected", k); model.save_changes(); },
   });
-  const scale = h("span", {});
+  const scale = h("span", {}, legend(measure));
   const colour = () => {
-    const { step } = MEASURES[measure];
-    strip.spans.forEach((span, k) => {
-      const row = { logprob: t.logprob[k], entropy: t.entropy[k], rank: t.rank[k] };
-      span.className = `wb-t p${step(row)}`;
-      if (t.source[k]) span.dataset.source = t.source[k];
-      span.setAttribute("aria-label", `${visible(t.piece[k])}, ${percent(t.logprob[k])}${t.source[k] ? ", " + SOURCES[t.source[k]] : ""}`);
-    });
+    strip.spans.forEach(dress);
     scale.replaceChildren(...legend(measure));
   };
   const choose = () => {
@@ -169,7 +174,6 @@ function build({ model, body, ask, complain, data, signal }) {
       }), scale, marks),
     h("div", { class: "wb-scroll" }, strip.element),
     about.element, promptOf(data.prompt), summary(data.summary));
-  colour();
   choose();
   listen(model, "change:selected", choose, signal);
   live({ model, body, signal });

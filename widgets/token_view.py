@@ -14,7 +14,7 @@ from workbench.trace import Token, Trace
 
 __all__ = ["TokenView"]
 
-_WIRE = 5 << 20  # bytes of alternatives sent; more than that of 5,000 tokens with 80 each
+_WIRE = 4 << 20  # bytes of alternatives sent; more than that of 5,000 tokens with 80 each
 _PROMPT_PIECES = 20_000
 _FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_tokens", "stopped": "stopped by you",
            "context": "context full"}  # fmt: skip
@@ -45,20 +45,21 @@ class TokenView(View):
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Columns of the tokens as arrays, words and names as JSON."""
         t = trace.tokens
-        kept = max(1, min(t.top_ids.shape[1], _WIRE // (12 * max(1, len(t)))))
+        kept = max(1, min(t.top_ids.shape[1], _WIRE // (9 * max(1, len(t)))))
         top = np.s_[:, :kept]
-        used = np.unique(t.top_ids[top])
+        used, places = np.unique(t.top_ids[top], return_inverse=True)
         start = len(trace.prompt)
         segments = [(s.kind, s.start - start, s.stop - start) for s in trace.segments] or [("text", 0, len(t))]
         return {
             "tokens": {
                 "piece": list(t.piece), "names": [[int(i), t.top_pieces.get(int(i), f"<{i}>")] for i in used],
                 "id": array(t.token_id, np.int32), "logprob": array(t.logprob, np.float32),
-                "sample": array(t.sample_logprob, np.float32), "entropy": array(t.entropy, np.float32),
+                "filtered": array(np.isneginf(t.sample_logprob), np.uint8), "entropy": array(t.entropy, np.float32),
                 "rank": array(t.rank, np.int32), "source": array(t.source, np.int8),
                 "round": array(t.round, np.int32), "time": array(t.time_s, np.float32),
-                "top_id": array(t.top_ids[top], np.int32), "top_logprob": array(t.top_logprob[top], np.float32),
-                "top_sample": array(t.top_sample_logprob[top], np.float32),
+                "top": array(places.reshape(len(t), kept), np.uint16 if len(used) < 1 << 16 else np.int32),  # in names
+                "top_logprob": array(t.top_logprob[top], np.float32),
+                "top_filtered": array(np.isneginf(t.top_sample_logprob[top]), np.uint8),
             },
             "special": [k for kind, first, last in segments if kind == "control" for k in range(first, last)],
             "groups": _groups(segments), "prompt": _prompt(trace), "summary": _summary(trace),

@@ -162,6 +162,42 @@ def test_files_in_an_answer_out_and_a_page_that_opens_alone(lab, open_notebook, 
     alone.get_by_role("heading", name="Token 0:").wait_for()
 
 
+def test_the_same_in_notebook_7(lab, chromium, picture):
+    pytest.importorskip("notebook")
+    address, token, folder = lab
+    (folder / "seven.ipynb").write_text(notebook(SETUP, "bench"), "utf-8")
+    context = chromium.new_context(viewport={"width": 1280, "height": 1500})
+    tab = context.new_page()
+    tab.set_default_timeout(PATIENCE)
+    tab.goto(f"{address}/notebooks/seven.ipynb?token={token}")
+    tab.locator(".jp-Notebook").wait_for()
+    tab.get_by_text("Python 3 (ipykernel)").first.wait_for()
+    tab.get_by_role("menuitem", name="Run", exact=True).click()
+    tab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    tab.get_by_label("Choose files").set_input_files(
+        [{"name": "scene.png", "mimeType": "image/png", "buffer": scene()},
+         {"name": "word.wav", "mimeType": "audio/wav", "buffer": wav(make_sound(0.8))}]
+    )  # fmt: skip
+    tab.get_by_text("480×336 px · 7×10 patches · 70 tokens").wait_for()
+    tab.get_by_text("0.80 s · 20 tokens").wait_for()
+    asked = tab.get_by_placeholder("What do you want to know?")
+    asked.click()
+    tab.keyboard.type("Describe the picture, bar by bar.")  # a, b, d, r … are keys of Notebook's own
+    asked.press("Tab")
+    tab.locator(".widget-button", has_text="Run").click()
+    tab.get_by_text("Done:").wait_for()
+    tab.locator(".wb-t[role=option]").first.click()
+    tab.get_by_role("heading", name="Token 0:").wait_for()
+    tab.get_by_role("tab", name="Where it looked").click()
+    tab.locator(".wb-stage[data-hottest]").first.wait_for()
+    tab.get_by_role("tab", name="Drafts").click()
+    tab.get_by_role("button", name="Next round").wait_for()
+    assert tab.locator(".jp-Cell").count() == 2
+    assert tab.get_by_placeholder("What do you want to know?").input_value() == "Describe the picture, bar by bar."
+    picture(tab, "notebook-7", full_page=False)
+    context.close()
+
+
 LONG = """
 import time
 ask = model.ask

@@ -105,6 +105,25 @@ def test_paste_and_drop(media):
         bridge.until(lambda name=name: [item["name"] for item in widget.items][-1:] == [name])
 
 
+def test_a_file_of_the_disk_is_dragged_in(media, tmp_path):
+    """As a hand does it: over the frame, which shows that it may be let go there, and dropped."""
+    widget, tab, bridge = media
+    (tmp_path / "dragged.png").write_bytes(png())
+    (tmp_path / "word.wav").write_bytes(wav(make_sound(0.5)))
+    box = tab.locator(".wb-drop").bounding_box()
+    place = {"x": box["x"] + box["width"] - 8, "y": box["y"] + box["height"] - 8}
+    files = [str(tmp_path / name) for name in ("dragged.png", "word.wav")]
+    data = {"items": [], "files": files, "dragOperationsMask": 1}
+    hand = tab.context.new_cdp_session(tab)
+    for kind in ("dragEnter", "dragOver"):
+        hand.send("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+    tab.locator(".wb-drop.over").wait_for()
+    hand.send("Input.dispatchDragEvent", {"type": "drop", **place, "data": data})
+    bridge.until(lambda: [item["name"] for item in widget.items] == ["dragged.png", "word.wav"])
+    assert tab.locator(".wb-drop.over").count() == 0
+    assert widget.audio[0].duration_ms == 500
+
+
 def test_microphone_and_webcam(media):
     """Chromium's pretended devices: a beep each second, and a green picture with a clock."""
     widget, tab, bridge = media

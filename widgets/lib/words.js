@@ -3,6 +3,8 @@
 import { h } from "./dom.js";
 import { safe, visible } from "./format.js";
 
+const FIRST = 600; // words made for the first paint: more than one sees at once; the others follow it
+
 export const SOURCES = ["plain", "accepted", "corrected", "bonus", "forced"];
 
 function shown(piece, special) {
@@ -13,11 +15,13 @@ function shown(piece, special) {
 }
 
 /**
- * Lists of words. Each group is { label, from, to, folded, kind }; all share one selection.
+ * Lists of words. Each group is { label, from, to, folded, kind }; all share one selection. `dress(span, k)` is called
+ * for every word once it is made.
  *
- * Returns { element, spans, add, select, focus }: `add(pieces, special)` appends to the last group.
+ * Returns { element, spans, add, select, focus }: `add(pieces, special)` appends to the last group; `spans` has the words
+ * that are made so far.
  */
-export function words({ groups, piece, special, point, pick, signal }) {
+export function words({ groups, piece, special, point, pick, signal, dress = () => {} }) {
   const spans = [];
   const lists = [];
   const element = h("div", { class: "wb-groups" });
@@ -41,10 +45,26 @@ export function words({ groups, piece, special, point, pick, signal }) {
     box.append(span);
     if (span === box.firstElementChild) span.tabIndex = 0;
   };
+  let later = [];
+  const start = (box, from, to) => {
+    for (let k = from; k < to; k++) {
+      append(box, make(k, piece(k), special(k)));
+      dress(spans[k], k);
+    }
+  };
+  const settle = () => {
+    const rest = later;
+    later = [];
+    rest.forEach(([box, from, to]) => start(box, from, to));
+  };
+  let room = FIRST;
   for (const group of groups) {
-    const box = list(group);
-    for (let k = group.from; k < group.to; k++) append(box, make(k, piece(k), special(k)));
+    const box = list(group), first = group.folded ? 0 : Math.min(room, group.to - group.from);
+    room -= first;
+    start(box, group.from, group.from + first);
+    if (group.from + first < group.to) later.push([box, group.from + first, group.to]);
   }
+  if (later.length) requestAnimationFrame(() => setTimeout(settle));
 
   const at = (event) => {
     const span = event.target.closest?.("[data-k]");
@@ -57,12 +77,14 @@ export function words({ groups, piece, special, point, pick, signal }) {
   };
   const select = (k) => {
     spans[selected]?.setAttribute("aria-selected", "false");
+    if (k >= 0 && !spans[k]) settle();
     selected = k >= 0 && k < spans.length ? k : -1;
     if (selected < 0) return;
     spans[selected].setAttribute("aria-selected", "true");
     rove(selected);
   };
   const focus = (k) => {
+    settle();
     if (!spans[k]) return;
     const fold = spans[k].closest("details");
     if (fold) fold.open = true;
@@ -110,6 +132,7 @@ export function words({ groups, piece, special, point, pick, signal }) {
   }, options);
 
   const add = (text, isSpecial) => {
+    settle();
     const box = lists.at(-1) ?? list({ label: "Answer" });
     const span = make(spans.length, text, isSpecial);
     append(box, span);

@@ -53,6 +53,7 @@ class Mix:
         many: share of beeps that are three at least, before those that are by chance.
         flock: share of scenes in which all things but one at most have one colour or one shape.
         drill: share of questions over a scene that ask how many, or where.
+        strange: share of words whose voice is bent out of the synthesisers' ways (``speech.augment``).
     """
 
     rows: int = 16
@@ -76,6 +77,7 @@ class Mix:
     many: float = 0.0
     flock: float = 0.0
     drill: float = 0.0
+    strange: float = 0.0
 
 
 class Teller:
@@ -207,14 +209,14 @@ def pictures(shown: Shown, rng: np.random.Generator) -> list[tuple[str, tuple]]:
     ]
 
 
-def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator) -> list[tuple[str, tuple]]:
+def sounds(shown: Shown, bank: speech.Bank, rng: np.random.Generator, strange: float = 0.0) -> list[tuple[str, tuple]]:
     """The sound of a prompt, if there is one, as media of a ``Tree``: frames, and what each of them ends.
 
     That is, int64 (F,): of a word its index in ``WORDS`` once six tenths of the sound are over; of beeps, counted on from
     there, how many have begun and whether they are high; else -1.
     """
     if shown.word is not None:
-        cut = frames(speech.augment(bank.take(shown.word, rng), rng))
+        cut = frames(speech.augment(bank.take(shown.word, rng), rng, strange=strange))
         late = np.arange(1, len(cut) + 1) > 0.6 * len(cut)
         return [("audio", (cut, np.where(late, WORDS.index(shown.word), -1)))]
     if shown.beeps is None:
@@ -294,7 +296,7 @@ def _flock(scene: Scene, rng: np.random.Generator) -> Scene:
 
 def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator) -> Tree:
     shown, crowded = draw_shown(mix, rng)
-    seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
+    seen, heard = pictures(shown, rng), sounds(shown, bank, rng, mix.strange)
     media: list = seen + heard if rng.random() < 0.75 else heard + seen
     thought = ""
     if media and not crowded and shown.after is None and rng.random() < 0.05:

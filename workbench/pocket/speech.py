@@ -182,9 +182,20 @@ def bank(split: str, per_word: int, folder: Path | None = None, seed: int = 0, p
         return Bank(stored["samples"], stored["starts"], stored["words"])
 
 
-def augment(wave: np.ndarray, rng: np.random.Generator, longest: float = 1.6) -> np.ndarray:
-    """A recording of a take: other speed, tone, level, offset and noise; at most ``longest`` seconds, float32 -1..1."""
-    factor = float(rng.uniform(0.86, 1.16))
+def augment(wave: np.ndarray, rng: np.random.Generator, longest: float = 1.6, *, strange: float = 0.0) -> np.ndarray:
+    """A recording of a take: other speed, tone, level, offset and noise; at most ``longest`` seconds, float32 -1..1.
+
+    Args:
+        wave: the take, at ``RATE``.
+        rng: all chance comes from it.
+        longest: seconds.
+        strange: share of takes whose voice is bent further: speed and throat by up to a quarter, and tones raised and
+            lowered by bands, as no synthesiser here sounds.
+    """
+    bent = strange > 0 and rng.random() < strange
+    factor = float(rng.uniform(0.8, 1.25)) if bent else float(rng.uniform(0.86, 1.16))
+    if bent:
+        wave = _by_bands(wave, rng)
     n = int(len(wave) / factor)
     wave = np.interp(np.arange(n) * factor, np.arange(len(wave)), wave).astype(np.float32)
     tilt = float(rng.uniform(-0.75, 0.75)) if rng.random() < 0.6 else 0.0
@@ -202,3 +213,11 @@ def augment(wave: np.ndarray, rng: np.random.Generator, longest: float = 1.6) ->
         wave = wave + noise * 10 ** float(rng.uniform(-3.6, -1.5))
     level = 10 ** float(rng.uniform(-1.4, 0))
     return np.clip(wave * level, -1, 1).astype(np.float32)
+
+
+def _by_bands(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The wave with random gains, 5 dB from each other or so, at eight pitches an octave or less apart."""
+    spectrum = np.fft.rfft(wave)
+    pitch = np.log2(np.maximum(np.fft.rfftfreq(len(wave), 1 / RATE), 60))
+    gains = np.interp(pitch, np.log2(np.geomspace(100, RATE / 2, 8)), rng.normal(0, 5, 8))
+    return np.fft.irfft(spectrum * 10 ** (gains / 20), len(wave)).astype(np.float32)

@@ -101,6 +101,14 @@ STAGES = {
             drill=0.35,
         ),
     ),
+    8: Recipe(
+        steps=1400, muon=0.013, adam=8e-4, floor=0.02, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.56, both=0.14, audio=0.25, text=0.05, budget=194, most=6, digit=0.05,
+            sheet=0.11, odd=0.04, two=0.24, beeps=0.3, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.35,
+            drill=0.3, strange=0.5,
+        ),
+    ),
 }  # fmt: skip
 
 
@@ -371,7 +379,7 @@ def main() -> None:
     parser.add_argument(
         "--stage", type=int, choices=tuple(STAGES), default=1,
         help="1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; "
-        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong; 7: counts",
+        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong; 7: counts; 8: pairs and counts, in strange voices",
     )  # fmt: skip
     parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
     parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
