@@ -76,14 +76,19 @@ def confusions(scores: Scores, row: str, most: int = 8) -> str:
 
 
 def write(
-    scores: Scores, folder: Path, curve: list | None, kept: Acceptance | None, looks: str = "", shown: str = ""
+    scores: Scores,
+    folder: Path,
+    curves: dict[str, list],
+    kept: Acceptance | None,
+    looks: str = "",
+    shown: str = "",
 ) -> str:
     """The whole card.
 
     Args:
         scores: of ``evaluate.measure``.
         folder: the weights measured.
-        curve: rows of (step, loss, share of answer tokens right) of the training run, if at hand.
+        curves: by training run, in order, rows of (step, loss, share of answer tokens right).
         kept: the drafter's acceptance, if there is one.
         looks: the table of ``looked``, if it was measured.
         shown: the table of ``contact``, whose sheet lies beside the card as ``samples.jpg``.
@@ -111,10 +116,14 @@ def write(
             "\n## The drafter\n\nFour drafts a round, greedy, held-out prompts; a share is of the drafts that were judged "
             f"(those before them in the round were right).\n\n{drafts_table(kept)}\n"
         )
-    if curve:
-        chosen = curve[:: max(1, len(curve) // 12)]
-        rows = "\n".join(f"| {int(step)} | {loss:.3f} | {right:.3f} |" for step, loss, right in [*chosen, curve[-1]])
-        parts.append(f"\n## Learning curve\n\n| step | loss | answer tokens right |\n|---:|---:|---:|\n{rows}\n")
+    if curves:
+        parts.append(
+            "\n## Learning curve\n\nOf the last stages: each asks more of what the one before did badly, so that its loss "
+            "begins above where that one ended.\n\n| stage | step | loss | answer tokens right |\n|---|---:|---:|---:|\n"
+        )
+        for stage, curve in curves.items():
+            chosen = [*curve[:: max(1, len(curve) // 10)], curve[-1]]
+            parts += [f"| {stage} | {int(step)} | {loss:.3f} | {right:.3f} |\n" for step, loss, right in chosen]
     parts.append(_LIMITS)
     return "".join(parts)
 

@@ -120,11 +120,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--drafter", type=Path, default=DRAFTER)
     parser.add_argument("--size", type=int, default=300, help="held-out pictures a part")
-    parser.add_argument("--curve", type=Path, default=None, help="a training run's curve.json")
+    parser.add_argument("--curve", type=Path, nargs="+", default=[], help="runs' curve.json, for the card")
     parser.add_argument("--no-card", action="store_true", help="print only")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    try:
+        curves = {path.parent.name: json.loads(path.read_text("utf-8")) for path in args.curve}
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"A learning curve cannot be read: {error}") from None
     try:
         scores = measure(args.weights, args.size)
     except WorkbenchError as error:
@@ -136,9 +140,8 @@ def main() -> None:
         if kept is not None:
             print(card.drafts_table(kept))
     if not args.no_card:
-        curve = json.loads(args.curve.read_text()) if args.curve and args.curve.exists() else None
         looks, shown = _looked_at(args.weights, args.drafter, CARD.with_name("samples.jpg"))
-        CARD.write_text(card.write(scores, args.weights, curve, kept, looks, shown), encoding="utf-8")
+        CARD.write_text(card.write(scores, args.weights, curves, kept, looks, shown), encoding="utf-8")
         print(f"{looks}\n{shown}\nwritten to {CARD}")
 
 
