@@ -1,6 +1,7 @@
 """The pocket model's workshop: world, tokenizer, packing, training and drafter. Small numbers, no speech programs."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from workbench.errors import Incompatible, MediaError
-from workbench.pocket import WEIGHTS, speech
+from workbench.errors import Incompatible, MediaError, ModelError
+from workbench.pocket import WEIGHTS, average, speech
 from workbench.pocket.data import cells, pair, sounds
 from workbench.pocket.features import frames, grid, patches
 from workbench.pocket.handwriting import sheet
@@ -524,3 +525,42 @@ def test_frames_of_beeps_know_how_many_have_begun():
     assert (counted % 2 == 1).all()  # high
     assert sorted(set(counted // 2)) == [0, 1, 2]
     assert (np.diff(counted) >= 0).all()
+
+
+def test_the_mean_of_two_runs_is_their_mean_and_of_one_model_only(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        shutil.copytree(WEIGHTS, folder)
+    held = load_file(one / "model.safetensors")
+    save_file(
+        {name: 3 * tensor for name, tensor in held.items()}, other / "model.safetensors", metadata={"format": "pt"}
+    )
+    average.average([one, other], tmp_path / "mean")
+    made = load_file(tmp_path / "mean" / "model.safetensors")
+    assert made.keys() == held.keys()
+    assert all(torch.equal(made[name], 2 * tensor) for name, tensor in held.items())
+    assert (tmp_path / "mean" / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
+    with pytest.raises(ModelError, match="two folders at least; 1 given"):
+        average.average([one], tmp_path / "none")
+    (other / "config.json").write_text("{}")
+    with pytest.raises(Incompatible, match=r"config\.json is not that of"):
+        average.average([one, other], tmp_path / "none")
+    with pytest.raises(ModelError, match="cannot be read"):
+        average.average([one, tmp_path / "nowhere"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_strange_voices_are_bent_and_the_others_stay_as_they_were():
+    wave = np.sin(np.arange(12_000) * 0.05).astype(np.float32)
+    plain = [speech.augment(wave, np.random.default_rng(k)) for k in range(6)]
+    again = [speech.augment(wave, np.random.default_rng(k), strange=0.0) for k in range(6)]
+    assert all(np.array_equal(a, b) for a, b in zip(plain, again, strict=True))
+    bent = [speech.augment(wave, np.random.default_rng(k), strange=1.0) for k in range(6)]
+    for one in bent:
+        assert one.dtype == np.float32
+        assert np.isfinite(one).all()
+        assert len(one) <= 1.6 * 16_000
+        assert np.abs(one).max() <= 1
+    assert not any(len(a) == len(b) and np.allclose(a, b) for a, b in zip(plain, bent, strict=True))

@@ -31,18 +31,18 @@ def scores():
 FLOORS: dict[str, int] = {
     "beeps": 19,  # of 20
     "both: place": 13,  # of 14
-    "both: word": 11,  # of 14
+    "both: word": 12,  # of 14
     "colour": 23,  # of 24
     "colour, other renderer": 15,  # of 16
     "count": 21,  # of 24
-    "count, other renderer": 15,  # of 16
+    "count, other renderer": 14,  # of 16
     "counting": 6,  # of 8
     "digit": 18,  # of 20
     "digit of four": 9,  # of 10
-    "four digits": 5,  # of 10
-    "heard and found": 11,  # of 14
+    "four digits": 6,  # of 10
+    "heard and found": 13,  # of 14
     "high or low": 19,  # of 20
-    "missing": 3,  # of 5
+    "missing": 4,  # of 5
     "off-world picture": 4,  # of 5
     "off-world, parts of two photos": 3,  # of 5
     "off-world, unseen questions": 4,  # of 5
@@ -56,17 +56,17 @@ FLOORS: dict[str, int] = {
     "second turn": 7,  # of 8
     "see and hear": 12,  # of 14
     "shape": 23,  # of 24
-    "size": 18,  # of 20
+    "size": 19,  # of 20
     "spelling": 6,  # of 8
     "sums": 7,  # of 8
-    "what changed": 9,  # of 16
+    "what changed": 8,  # of 16
     "what changed, drawn anew": 3,  # of 8
     "where": 23,  # of 24
     "where, other renderer": 15,  # of 16
     "with a system prompt": 7,  # of 8
-    "word, festival (engine never heard)": 26,  # of 31
-    "word, unseen espeak-ng voices": 28,  # of 31
-    "word, unseen flite voice": 24,  # of 31
+    "word, festival (engine never heard)": 27,  # of 31
+    "word, unseen espeak-ng voices": 27,  # of 31
+    "word, unseen flite voice": 23,  # of 31
     "yes or no": 22,  # of 24
 }
 

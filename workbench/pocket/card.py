@@ -28,6 +28,7 @@ It starts with the eyes of a retina and the ears of a cochlea (`senses.py`: patc
 as a bank of band filters); everything else, and those too from there on, is learnt in stages (CONTRIBUTING.md has the
 commands): crowded pictures and few questions first, then sounds, then the whole world, with two helpers that are thrown away
 afterwards, one that reads shapes off image tokens and one that reads words off sound tokens half-way through the network.
+These weights are the mean of the last two stages'.
 
 Measured by `python -m workbench.pocket.evaluate`: exact match of the whole greedy answer on held-out scenes, voices and
 renderers, weights as stored (bf16), computed with in float32.
