@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from tests.traces import INFO, make_trace
-from workbench.errors import TraceError, WorkbenchError
+from workbench.errors import MediaError, TraceError, WorkbenchError
 from workbench.trace import Trace
 
 pytest.importorskip("gradio")
@@ -31,6 +31,7 @@ from gradio_client import Client, handle_file
 from widgets.demo import Limits, Replay, build, command, line
 from widgets.demo.desk import Desk, Question, Visitor
 from widgets.demo.guard import client as address_of
+from widgets.demo.uploads import Uploads
 
 ROOT = Path(__file__).resolve().parents[1]
 # Gradio's and its server's own; nothing of ours
@@ -134,6 +135,37 @@ def png(path, colour, size=(60, 36)):
     return handle_file(str(path))
 
 
+@pytest.fixture
+def kept(tmp_path):
+    """Uploads in a folder of their own, beside which other files lie."""
+    (tmp_path / "uploads").mkdir()
+    return Uploads(tmp_path / "uploads")
+
+
+def _functions(demo, *names):
+    """What Gradio calls the demo's functions by."""
+    return [k for k, one in demo.fns.items() if one.api_name.removesuffix("_1") in names]
+
+
+def asked_of(url, function, session, *data):
+    """Ask as the page does; gives all that the server says until it is done."""
+    body = {"fn_index": function, "session_hash": session, "data": data}
+    assert httpx.post(f"{url}gradio_api/queue/join", json=body).status_code == 200
+    told = []
+    with httpx.stream("GET", f"{url}gradio_api/queue/data", params={"session_hash": session}, timeout=60) as stream:
+        for row in stream.iter_lines():
+            told.append(row)
+            if "process_completed" in row:
+                return "\n".join(told)
+    raise AssertionError(told)
+
+
+def sent(url, path):
+    """Upload a file; gives the path that the server answers."""
+    with path.open("rb") as file:
+        return httpx.post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).json()[0]
+
+
 def until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
@@ -200,7 +232,7 @@ def test_file_names_lead_nowhere(echo, uploads, name, visitor):
         ({"question": "  "}, "Write a question"),
         ({"question": "a", "max_new_tokens": 65}, "from 1 to 64"),
         ({"question": "a", "max_new_tokens": "many"}, "whole number"),
-        ({"question": "a", "images": [{"path": "/etc/passwd"}]}, "not uploaded here"),
+        ({"question": "a", "images": ["/etc/passwd"]}, "not uploaded here"),
         ({"question": "a", "images": [{"path": 5}]}, "not uploaded here"),
         ({"question": "a", "images": "scene.png"}, "expected a list"),
     ],
@@ -283,13 +315,20 @@ def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     asked = {"data": ["a", [{"path": "http://127.0.0.1:1/a.png"}]], "fn_index": fn, "session_hash": "s"}
     refused = httpx.post(f"{url}gradio_api/queue/join", json=asked)
     assert (refused.status_code, refused.json()) == (400, {"detail": "No address is fetched: upload the file itself."})
-    for path in ("x.png", "/etc/passwd", "../a.png", "pyproject.toml"):
-        file = {"url": "http://example.com/x.png", "path": path, "meta": {"_type": "gradio.FileData"}}
-        for where, more in (("call/ask", {}), ("queue/join", {"fn_index": fn, "session_hash": "s"})):
-            refused = httpx.post(f"{url}gradio_api/{where}", json={"data": ["a", [file], *[None] * 16], **more})
-            assert refused.status_code == 400, path
-            assert "A file is uploaded first" in refused.json()["detail"]
-            assert str(ROOT) not in refused.text
+    functions = _functions(echo[1], "on_run", "on_upload", "ask")
+    assert len(functions) == 4
+    with httpx.Client(base_url=f"{url}gradio_api/") as client:
+        for path in ("x.png", "/etc/passwd", "../a.png", "pyproject.toml"):
+            file = {"url": "http://example.com/x.png", "path": path, "meta": {"_type": "gradio.FileData"}}
+            for named in (file, {"path": path}, {"image": {"path": path}}, {"video": {"path": path}}):
+                data = {"data": ["a", [named], *[None] * 16]}
+                asked = [("call/ask", data), ("call/v2/ask", {"question": "a", "images": [named]})]
+                asked += [("queue/join", {"fn_index": k, "session_hash": "s", **data}) for k in functions]
+                for where, body in asked:
+                    refused = client.post(where, json=body)
+                    assert refused.status_code == 400, (path, where)
+                    assert "A file is uploaded first" in refused.json()["detail"]
+                    assert str(ROOT) not in refused.text
     large = httpx.post(f"{url}gradio_api/queue/join", content=b"x" * (5 << 20))
     assert large.status_code == 413
 
@@ -324,6 +363,151 @@ def test_a_password_is_asked_for(serve):
     one = Client(url, verbose=False, auth=("ada", "secret"))
     assert one.predict("a", api_name="/ask")[0] == "a"
     one.close()
+
+
+SETTINGS = ("greedy: always the likeliest word", 1, 64, 1, "", "0", 8)
+
+
+def test_the_page_gives_no_file_of_the_server_to_the_model_and_deletes_none(serve, tmp_path):
+    model, victim = Echo(), tmp_path / "victim.png"
+    url, demo = serve(model)
+    run, upload, leave = (_functions(demo, name)[0] for name in ("on_run", "on_upload", "on_leave"))
+    png(victim, (9, 8, 7))
+    body = {"fn_index": run, "session_hash": "evil", "data": ["a", [{"image": {"path": str(victim)}}], None, *SETTINGS]}
+    assert httpx.post(f"{url}gradio_api/queue/join", json=body).status_code == 400
+    mine = sent(url, victim)
+    shown = [{"image": {"path": mine, "meta": {"_type": "gradio.FileData"}}}]
+    assert '"state":"done"' in asked_of(url, run, "kind", "a", shown, None, *SETTINGS)
+    assert [one.trace.text for one in demo.desk.runs._runs.values()] == ["9-8-7 a"]
+    assert model.asked == 1
+    asked_of(url, leave, "evil")
+    assert victim.exists()
+    assert Path(mine).exists()
+    asked_of(url, upload, "kind", shown, None)
+    asked_of(url, leave, "kind")
+    assert not Path(mine).exists()
+
+
+def test_an_example_can_be_asked_about(echo):
+    url, demo = echo
+    scene = next(path for path in demo.desk.uploads.offered if path.name == "scene.png")
+    assert httpx.get(f"{url}gradio_api/file={scene}").status_code == 200
+    shown = [{"image": {"path": str(scene), "meta": {"_type": "gradio.FileData"}}}]
+    assert '"state":"done"' in asked_of(url, _functions(demo, "on_run")[0], "shown", "a", shown, None, *SETTINGS)
+    assert scene.exists()
+
+
+def test_uploads_are_for_the_servers_user_alone_and_go_with_the_server(serve, tmp_path):
+    url, demo = serve(Echo())
+    png(tmp_path / "a.png", (1, 2, 3))
+    mine, folder = Path(sent(url, tmp_path / "a.png")), demo.desk.uploads.folder
+    assert mine.is_relative_to(folder)
+    if os.name != "nt":
+        assert folder.stat().st_mode & 0o777 == 0o700
+    demo.close(verbose=False)
+    assert not folder.exists()
+
+
+def test_an_upload_that_was_deleted_meanwhile_is_asked_for_again_without_a_path(serve, uploads, tmp_path):
+    url, demo = serve(Echo())
+    png(tmp_path / "a.png", (1, 2, 3))
+    mine = sent(url, tmp_path / "a.png")
+    file = {"path": mine, "meta": {"_type": "gradio.FileData"}}
+    Path(mine).unlink()
+    page, api = (_functions(demo, name)[0] for name in ("on_run", "ask"))
+    for told in (
+        asked_of(url, page, "late", "a", [{"image": file}], None, *SETTINGS),
+        asked_of(url, api, "later", "a", [file], *[None] * 7),
+    ):
+        assert "This upload is no longer kept: add it again." in told
+        assert str(uploads) not in told
+    desk, path = Desk(Echo(), LIMITS, demo.desk.uploads), demo.desk.uploads.folder / "b.png"
+    png(path, (1, 2, 3))
+
+    async def go():
+        told = desk.ask(Question("a", [str(path)]), Visitor("one", "127.0.0.1"))
+        await anext(told)
+        path.unlink()  # while it was in line
+        return [update async for update in told]
+
+    with pytest.raises(MediaError, match=r"^This upload is no longer kept: add it again\.$"):
+        asyncio.run(go())
+
+
+class Broken(Echo):
+    """A model that fails, and whose answers cannot be looked into."""
+
+    def ask(self, question, **how):
+        if question == "fail":
+            raise RuntimeError("boom in /srv/secret/model.py")
+        return super().ask(question, **how)
+
+    def attend(self, *_given, **_how):
+        raise RuntimeError("boom in /srv/secret/model.py")
+
+
+def test_a_failure_of_the_server_is_told_without_its_words_which_are_logged(serve, caplog):
+    url, demo = serve(Broken())
+    told = asked_of(url, _functions(demo, "on_run")[0], "page", "fail", None, None, *SETTINGS)
+    with contextlib.closing(Client(url, verbose=False)) as one:
+        with pytest.raises(Exception, match="Something failed here") as error:
+            one.predict("fail", api_name="/ask")
+        base = url + one.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
+    looked = httpx.post(f"{base}/ask", json={"ask": "attend", "token": 0})
+    assert (looked.status_code, list(looked.json())) == (500, ["error"])
+    for words in (told, str(error.value), looked.text):
+        assert "Something failed here that should not; whoever runs this demo finds it in the log." in words
+        assert "secret" not in words
+    assert caplog.text.count("RuntimeError: boom in /srv/secret/model.py") == 3
+    assert '"state":"done"' in asked_of(url, _functions(demo, "on_run")[0], "page", "a", None, None, *SETTINGS)
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(serve):
+    url, demo = serve(Echo())
+    folder = demo.desk.uploads.folder
+    head = b'--B\r\nContent-Disposition: form-data; name="files"; filename="half.png"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", demo.server_port)) as line_:
+        line_.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
+            b"Content-Length: 900000\r\n\r\n" + head + b"x" * 300_000
+        )
+        until(lambda: list(folder.iterdir()))
+        assert demo.desk.uploads.bytes() > 0
+    until(lambda: not list(folder.iterdir()))
+    large = {"files": ("large.png", b"x" * (5 << 20))}  # Gradio stops reading at the limit of one file
+    assert httpx.post(f"{url}gradio_api/upload", files=large, timeout=60).status_code == 413
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999", "1e300", "1" + "0" * 400, '"1"', "[]", "-1"])
+def test_a_number_that_is_no_tokens_is_refused_in_words(echo, visitor, number):
+    base = echo[0] + visitor.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
+    answer = httpx.post(f"{base}/ask", content=b'{"ask": "attend", "token": %s}' % number.encode())
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]
+
+
+def test_what_touches_the_desk_runs_on_its_event_loop(serve, monkeypatch):
+    url, demo = serve(Echo())
+    threads = set()
+
+    def noted(owner, name):
+        real = getattr(owner, name)
+
+        def called(*given, **how):
+            threads.add(threading.get_ident())
+            return real(*given, **how)
+
+        monkeypatch.setattr(owner, name, called)
+
+    for name in ("leave", "stop", "_checked"):
+        noted(demo.desk, name)
+    noted(demo.desk.uploads, "hold")
+    asked_of(url, _functions(demo, "on_run")[0], "one", "a", None, None, *SETTINGS)
+    asked_of(url, _functions(demo, "on_upload")[0], "one", None, None)
+    for name in ("on_stop", "on_leave"):
+        asked_of(url, _functions(demo, name)[0], "one")
+    assert len(threads) == 1
 
 
 # --- many visitors ----------------------------------------------------------------------------------------------------
@@ -396,17 +580,64 @@ def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, u
     until(lambda: len(demo.desk.runs) == 0 and not list(uploads.rglob("mine.png")))
 
 
-def test_an_example_stays_for_others_when_one_who_used_it_leaves(tmp_path):
-    from widgets.demo.examples import FILES
-
-    shipped, own = tmp_path / "scene.png", tmp_path / "own.png"
-    shipped.write_bytes(FILES[0].read_bytes())
-    png(own, (1, 2, 3))
-    desk = Desk(Echo(), LIMITS, FILES)
-    desk.hold(Visitor("one", "127.0.0.1"), [str(shipped), str(own)])
+def test_an_example_stays_for_others_when_one_who_used_it_leaves_and_of_any_age(kept, tmp_path):
+    offered, own = tmp_path / "scene.png", kept.folder / "own.png"
+    for path in (offered, own):
+        png(path, (1, 2, 3))
+    kept.offer([offered])
+    assert kept.taken(str(offered)) == offered.resolve()
+    desk = Desk(Echo(), LIMITS, kept)
+    kept.hold("one", [str(offered), str(own)])
     desk.leave("one")
-    assert shipped.exists()
+    assert offered.exists()
     assert not own.exists()
+    os.utime(offered, (1, 1))
+    kept.sweep()
+    assert offered.exists()
+
+
+def test_no_file_but_an_upload_is_read_held_or_deleted(kept, tmp_path):
+    victim, link, folder = tmp_path / "victim.png", kept.folder / "link.png", kept.folder / "folder"
+    png(victim, (1, 2, 3))
+    link.symlink_to(victim)
+    folder.symlink_to(tmp_path)
+    model = Echo()
+    desk = Desk(model, LIMITS, kept)
+    strays = [str(victim), str(link), str(folder / "victim.png"), f"{kept.folder}/../victim.png", str(kept.folder)]
+    for path in [*strays, "/nowhere/x.png", "", "\0", None, 5, {}]:
+        for files in ({"pictures": [path]}, {"sounds": [path]}):
+            with pytest.raises(MediaError, match="not uploaded here"):
+                asyncio.run(anext(desk.ask(Question("a", **files), Visitor("one", "127.0.0.1"))))
+        kept.hold("one", [path])
+    assert model.asked == 0
+    kept._held["one"] = {Path(path): victim.stat().st_mtime_ns for path in strays}  # however they came there
+    desk.leave("one")
+    os.utime(victim, (1, 1))
+    kept.sweep()
+    kept.sweep(-60)  # everything
+    assert victim.exists()
+    assert not link.is_symlink()
+    with pytest.raises(MediaError, match="not uploaded here"):
+        Uploads().taken(str(victim))  # no server runs
+
+
+def test_uploads_go_by_age_and_what_was_broken_off_when_nobody_writes(kept):
+    old, young, begun, finished = (kept.folder / name for name in ("h/old.png", "h/young.png", "tmp1", "h/tmp2"))
+    old.parent.mkdir()
+    for path in (old, young):
+        png(path, (1, 2, 3))
+    os.utime(old, (time.time() - 1801, time.time() - 1801))
+    kept.sweep()
+    assert (old.exists(), young.exists()) == (False, True)
+    with kept.writing():
+        with contextlib.suppress(ConnectionError), kept.writing():
+            begun.write_bytes(b"12345")
+            assert kept.bytes() == 5 + young.stat().st_size
+            raise ConnectionError
+        assert begun.exists()  # it may be the other's
+        begun.rename(finished)
+        begun.write_bytes(b"1")
+    assert (begun.exists(), finished.exists(), young.exists()) == (False, True, True)
 
 
 def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed():
@@ -428,19 +659,18 @@ def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed
     asyncio.run(go())
 
 
-def test_a_file_that_others_have_uploaded_too_stays_for_them(tmp_path):
-    path = tmp_path / "class.png"
+def test_a_file_that_others_have_uploaded_too_stays_for_them(kept):
+    path = kept.folder / "class.png"
     png(path, (1, 2, 3))
-    desk = Desk(Echo(), LIMITS)
-    one, two = Visitor("one", "127.0.0.1"), Visitor("two", "127.0.0.1")
-    desk.hold(one, [str(path)])
-    desk.hold(two, [str(path)])
+    desk = Desk(Echo(), LIMITS, kept)
+    kept.hold("one", [str(path)])
+    kept.hold("two", [str(path)])
     desk.leave("one")
     assert path.exists()
     os.utime(path, ns=(1, 1))  # a third uploads the same, and has not asked yet
     desk.leave("two")
     assert path.exists()
-    desk.hold(one, [str(path)])
+    kept.hold("one", [str(path)])
     desk.leave("one")
     assert not path.exists()
 

@@ -14,30 +14,63 @@ const TABS = [
   { title: "Drafts", view: "draft_view", note: "" },
 ];
 
-/** A model for a view that starts from `state` and asks the server. `shared` is told of the picked word. */
-function remoteModel(state, address, shared) {
-  const model = savedModel(state, {});
+/** Runs what it is given one after the other, in the order it came. */
+export function inTurn() {
+  let last = Promise.resolve();
+  return (run) => (last = last.then(run, run));
+}
+
+/** The word that is picked in all views of an answer. Those behind hear of it when they come to the front. */
+export function sharedPick() {
+  let picked = -1, ahead = null;
+  return {
+    get: () => picked,
+    set(k) {
+      picked = k;
+      ahead?.set("selected", k);
+    },
+    show(model) {
+      ahead = model;
+      model.set("selected", picked);
+    },
+  };
+}
+
+/**
+ * A model for a view that starts from `state` and asks the server. All models of a page share `turn`: the server gives a
+ * visitor few places in its line, so one question of the page is on its way at a time.
+ */
+export function remoteModel(state, address, pick, turn) {
+  const model = savedModel({ ...state, selected: pick.get() }, {});
   const heard = new Set();
   const { on, off } = model;
   model.on = (event, listener) => (event === "msg:custom" ? heard.add(listener) : on(event, listener));
   model.off = (event, listener) => (event === "msg:custom" ? heard.delete(listener) : off(event, listener));
-  model.send = async ({ id, ...question }) => {
-    if (!question.ask) return; // the server answers or refuses by itself: nothing to keep alive
-    let reply = {};
+  const tell = (message) => [...heard].forEach((listener) => listener(message));
+  const fetched = async (question) => {
     try {
       const answer = await fetch(`${address}/ask`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question) });
-      reply = await answer.json();
+      return await answer.json();
     } catch (error) {
-      reply = { error: `The server did not answer (${error.message}). Is it still there?` };
+      return { error: `The server did not answer (${error.message}). Is it still there?` };
     }
-    const message = { reply: id, value: reply.value, error: reply.error ?? (reply.value === undefined ? "There is no answer." : "") };
-    [...heard].forEach((listener) => listener(message));
   };
-  model.on("change:selected", () => shared(model.get("selected")));
+  let waiting = 0;
+  model.send = async ({ id, ...question }) => {
+    if (!question.ask) {
+      if (waiting) tell({ pong: question.ping }); // a question is in turn or with the server, which answers or refuses by itself
+      return;
+    }
+    waiting += 1;
+    const reply = await turn(() => (heard.size ? fetched(question) : {})); // the view may have gone meanwhile
+    waiting -= 1;
+    tell({ reply: id, value: reply.value, error: reply.error ?? (reply.value === undefined ? "There is no answer." : "") });
+  };
+  model.on("change:selected", () => pick.set(model.get("selected")));
   return model;
 }
 
-/** Tabs by the pattern of the WAI: one stop of the Tab key, arrows move, only the open panel is there. */
+/** Tabs by the pattern of the WAI: one stop of the Tab key, arrows move, only the open panel is there. `open` hears of each. */
 function tabs(shown, open) {
   const list = h("div", { class: "demo-tabs", role: "tablist", "aria-label": "Views of the answer" });
   const panels = h("div", {});
@@ -46,7 +79,7 @@ function tabs(shown, open) {
     const node = button(tab.title, () => pick(k), { role: "tab", "aria-controls": `demo-panel-${k}`, "aria-selected": "false", tabindex: "-1" });
     list.append(node);
     panels.append(panel);
-    return { node, panel, tab, drawn: false };
+    return { node, panel, tab };
   });
   const pick = (k) => {
     made.forEach((one, j) => {
@@ -54,10 +87,7 @@ function tabs(shown, open) {
       one.node.tabIndex = j === k ? 0 : -1;
       one.panel.hidden = j !== k;
     });
-    if (!made[k].drawn) {
-      made[k].drawn = true;
-      open(made[k].tab, made[k].panel);
-    }
+    open(made[k].tab, made[k].panel);
   };
   list.addEventListener("keydown", (event) => {
     const now = made.findIndex((one) => one.node.getAttribute("aria-selected") === "true");
@@ -79,6 +109,7 @@ function start({ element, props, watch, views, style }) {
   const box = h("div", { class: "demo-box" });
   root.replaceChildren(h("style", {}, style), status, box);
   const base = new URL("workbench/", (window.gradio_config?.root ?? `${location.origin}${location.pathname}`).replace(/\/?$/, "/"));
+  const turn = inTurn();
   let live = null, told = 0, run = "", clean = [];
 
   const clear = () => {
@@ -104,18 +135,16 @@ function start({ element, props, watch, views, style }) {
     if (run !== id) return;
     if (!answer.ok) throw new Error(saved.error);
     clear();
-    const models = [];
-    let picked = -1;
-    const share = (k) => {
-      picked = k;
-      models.forEach((model) => model.set("selected", k));
-    };
+    const models = new Map(); // of the tabs that were opened
+    const pick = sharedPick();
     const drafted = saved.some(({ view, state }) => view === "draft_view" && state.data.rounds?.count);
     const shown = TABS.filter((tab) => saved.some(({ view }) => view === tab.view) && (tab.view !== "draft_view" || drafted));
     const open = (tab, panel) => {
+      if (models.has(tab)) return pick.show(models.get(tab));
       const { state } = saved.find(({ view }) => view === tab.view);
-      const model = remoteModel({ ...state, selected: picked }, address, share);
-      models.push(model);
+      const model = remoteModel(state, address, pick, turn);
+      models.set(tab, model);
+      pick.show(model);
       const reason = state.data.reasons?.[{ occlusion: "occlude", lens: "lens" }[tab.press] ?? "attend"];
       const note = tab.view === "attention_view" ? reason || tab.note : tab.note;
       if (note) panel.append(h("p", { class: "demo-note" }, note));

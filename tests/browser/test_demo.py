@@ -14,7 +14,7 @@ from tests.browser.bridge import PATIENCE
 from widgets.demo import Limits, build
 from widgets.demo.command import _port
 from workbench.loading import load
-from workbench.pocket.examples import SCENE, SEVEN
+from workbench.pocket.examples import PAIR, SCENE, SEVEN
 from workbench.trace import Trace
 
 pytestmark = [
@@ -103,6 +103,41 @@ def test_a_picture_is_uploaded_a_word_is_picked_and_the_files_open_alone(page, d
     alone.goto((tmp_path / "a.html").as_uri())
     alone.get_by_text("in all, at most").first.wait_for()
     assert demo.desk.line.places == []
+
+
+def test_several_media_are_occluded_and_a_word_is_picked_with_every_tab_open(page, demo):
+    page.locator("#pictures input[type=file]").first.set_input_files([str(SCENE), str(PAIR)])
+    page.locator("#pictures img").nth(1).wait_for()
+    run(page, "How many shapes are there?")
+    assert ended(page).startswith("Done: ")
+    together = []
+    page.on("request", lambda one: together.append(len(demo.desk.line.places)) if one.url.endswith("/ask") else None)
+
+    def hidden(panel):
+        for k in range(2):
+            panel.locator("figcaption", has_text="Occlusion").nth(k).wait_for()
+        panel.locator("[aria-busy]").wait_for(state="detached")
+
+    def panel(name):
+        page.get_by_role("tab", name=name).click()
+        return page.get_by_role("tabpanel", name=name)
+
+    hidden(panel("Occlusion"))
+    for name in ("Where it looked", "Lens"):
+        panel(name).get_by_text("Replay differs").first.wait_for()
+    words = panel("Words").locator("[role=option]")
+    picked = words.nth(1).inner_text()
+    words.nth(1).click()
+    page.get_by_role("heading", name="Token 1:").wait_for()
+    asked = len(together)
+    page.wait_for_timeout(500)
+    assert len(together) == asked  # who is not seen asks nothing
+    for name in ("Where it looked", "Lens", "Occlusion"):
+        panel(name).get_by_text("Token 1,").first.wait_for()
+        assert panel(name).locator("[aria-selected=true]").inner_text() == picked
+    hidden(panel("Occlusion"))
+    assert max(together) <= 1
+    assert [one.inner_text() for one in page.locator(".wb-error").all() if one.inner_text()] == []
 
 
 def test_what_the_microphone_hears_is_asked_about(page, picture):

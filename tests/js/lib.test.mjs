@@ -96,6 +96,26 @@ test("sounds: outline and WAV", async () => {
   assert.deepEqual([...mono([[1, 0], [0, 0.5]])], [0.5, 0.25]);
 });
 
+test("a device that starts and cannot be used is let go", async (t) => {
+  const { record, webcam } = await import("../../widgets/lib/devices.js");
+  const here = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  t.after(() => {
+    if (here) Object.defineProperty(globalThis, "navigator", here);
+    else delete globalThis.navigator;
+    delete globalThis.MediaRecorder;
+  });
+  let on = 0;
+  const track = () => { on += 1; return { stop: () => { on -= 1; } }; };
+  const getUserMedia = async () => { const one = track(); return { getTracks: () => [one] }; };
+  Object.defineProperty(globalThis, "navigator", { configurable: true, value: { mediaDevices: { getUserMedia } } });
+  const video = { play: async () => { throw new Error("no frames"); } };
+  await assert.rejects(webcam(video, new AbortController().signal), /The camera did not start: no frames/);
+  assert.equal(on, 0);
+  globalThis.MediaRecorder = class { start() { throw new Error("no codec"); } };
+  await assert.rejects(record(new AbortController().signal, 30, () => {}), /The microphone did not start: no codec/);
+  assert.equal(on, 0);
+});
+
 test("uploads wait for each part, and stop when told", async () => {
   const { upload } = await import("../../widgets/lib/upload.js");
   const asked = [];
@@ -171,4 +191,62 @@ test("questions: answers find who asked; silence is told; leaving forgets", asyn
   await unheard;
   life.abort();
   assert.equal(heard.size, 0);
+});
+
+test("demo page: questions of all its views go one at a time, in order, and a long one is waited for", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval", "Date"] });
+  const { inTurn, remoteModel, sharedPick } = await import("../../widgets/demo_page.js");
+  const { asker } = await import("../../widgets/lib/view.js");
+  const sent = [];
+  t.mock.method(globalThis, "fetch", (url, { body }) => new Promise((done) => {
+    const question = JSON.parse(body);
+    sent.push({ question, answer: (reply) => done({ json: async () => reply }) });
+  }));
+  const settle = () => new Promise((done) => setImmediate(done));
+  const pick = sharedPick(), turn = inTurn(), life = new AbortController(), gone = new AbortController();
+  const view = (signal) => asker(remoteModel({ data: {} }, "http://x/workbench/t", pick, turn), signal);
+  const [one, two, three] = [view(life.signal), view(life.signal), view(gone.signal)];
+  const media = [0, 1, 2, 3, 4, 5]; // of the demo's own limits: 4 pictures and 2 sounds
+  const looks = media.map((medium) => one({ ask: "occlude", medium }));
+  const [attend, left] = [two({ ask: "attend" }), three({ ask: "lens" })];
+  gone.abort(); // its answer was replaced before the question was sent
+  for (const medium of media) {
+    await settle();
+    assert.deepEqual(sent.map(({ question }) => question.medium), media.slice(0, medium + 1), "one more, and no more");
+    for (let k = 0; k < 4; k++) t.mock.timers.tick(10_000); // longer than a kernel may be silent
+    sent[medium].answer({ value: medium });
+    assert.equal(await looks[medium], medium);
+  }
+  await settle();
+  assert.deepEqual(sent.map(({ question }) => question.ask).slice(6), ["attend"]);
+  sent[6].answer({ error: "No." });
+  await assert.rejects(attend, /No\./);
+  await settle();
+  assert.equal(sent.length, 7, "nobody hears what the view that has gone asked");
+  assert.equal(await Promise.race([left, Promise.resolve("nothing")]), "nothing");
+  t.mock.method(globalThis, "fetch", async () => { throw new Error("offline"); });
+  await assert.rejects(one({ ask: "attend" }), /did not answer \(offline\)/);
+  life.abort();
+});
+
+test("demo page: a picked word is told to the view in front, and to the others when they come there", async () => {
+  const { inTurn, remoteModel, sharedPick } = await import("../../widgets/demo_page.js");
+  const pick = sharedPick(), turn = inTurn();
+  const told = [[], [], []];
+  const models = told.map((heard) => {
+    const model = remoteModel({ selected: -1 }, "", pick, turn);
+    model.on("change:selected", () => heard.push(model.get("selected")));
+    pick.show(model);
+    return model;
+  });
+  pick.show(models[0]); // the words, in which two are picked
+  models[0].set("selected", 4);
+  models[0].set("selected", 7);
+  assert.deepEqual(told, [[4, 7], [], []]);
+  pick.show(models[1]);
+  models[1].set("selected", 2);
+  assert.deepEqual(told, [[4, 7], [7, 2], []]);
+  pick.show(models[0]);
+  assert.deepEqual(told, [[4, 7, 2], [7, 2], []]);
+  assert.equal(remoteModel({}, "", pick, turn).get("selected"), 2); // opened for the first time
 });

@@ -8,6 +8,7 @@ workbench demo                     # the same from a terminal; --share, --auth, 
 app.py       the page and its API          guard.py     which requests are let through; /health and tickets
 desk.py      one question, to its answer   line.py      who waits, and what one visitor may ask for
 runs.py      answers that are kept         replay.py    saved traces in the place of a model
+uploads.py   visitors' files: whose, and until when
 command.py   the command: links, rehearsal, shutdown    options.py   what can be typed
 """
 

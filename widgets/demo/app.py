@@ -14,7 +14,6 @@ import os
 import secrets
 import textwrap
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when Gradio is imported
@@ -24,18 +23,17 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from widgets import esm
-from widgets.demo.desk import Desk, Question, Update, Visitor, failed
-from widgets.demo.examples import FILES, gallery
+from widgets.demo.desk import Desk, Question, Update, Visitor, words
+from widgets.demo.examples import gallery
 from widgets.demo.guard import Guard, client, routes
 from widgets.demo.line import Limits
 from widgets.demo.replay import Replay
-from workbench.errors import MediaError, PromptError, WorkbenchError
+from workbench.errors import MediaError, PromptError
 
 __all__ = ["Demo", "build"]
 
 _OWN, _GREEDY, _MINE = "the model's own", "greedy: always the likeliest word", "set by hand"
 _VIEWS = ("token_view", "attention_view", "draft_view")
-_SWEEP = (60, 1800)  # every minute, uploads older than half an hour go, whoever they were of
 _HIDE = "footer .built-with, footer .settings { display: none !important; }"
 _RUNS = itertools.count(1)
 
@@ -48,19 +46,21 @@ class Demo(gr.Blocks):
     """
 
     def __init__(self, desk: Desk, **more: Any) -> None:
-        super().__init__(analytics_enabled=False, delete_cache=_SWEEP, **more)
+        super().__init__(analytics_enabled=False, **more)  # Gradio's own sweep would take the examples along
         self.desk = desk
 
     def launch(self, *given: Any, **how: Any) -> Any:
         """As ``gr.Blocks.launch``; what is not given is set so that nothing is open, counted or recorded."""
-        limits = self.desk.limits
-        app = {"routes": routes(self.desk), "middleware": [Middleware(Guard, self.desk, get_upload_folder)],
+        limits, uploads = self.desk.limits, self.desk.uploads
+        app = {"routes": routes(self.desk), "middleware": [Middleware(Guard, self.desk)],
+               "lifespan": lambda server: uploads.serve(server, get_upload_folder()),
                "docs_url": None, "redoc_url": None, "openapi_url": None}  # fmt: skip
         defaults: dict[str, Any] = {
-            "server_name": "127.0.0.1", "share": False, "show_error": True, "max_file_size": limits.upload,
+            "server_name": "127.0.0.1", "share": False, "show_error": False, "max_file_size": limits.upload,
             "footer_links": ["api"], "run_history": False, "enable_monitoring": False, "ssr_mode": False, "pwa": False,
-            "mcp_server": False, "allowed_paths": [], "strict_cors": True, "state_session_capacity": 2000,
-            "css": _HIDE, "max_threads": limits.waiting + 32, "app_kwargs": {**app, **how.pop("app_kwargs", {})},
+            "mcp_server": False, "strict_cors": True, "state_session_capacity": 2000, "css": _HIDE,
+            "max_threads": limits.waiting + 32, "app_kwargs": {**app, **how.pop("app_kwargs", {})},
+            "allowed_paths": [*map(str, uploads.offered), *(how.pop("allowed_paths", None) or [])],
         }  # fmt: skip
         return super().launch(*given, **{**defaults, **how})
 
@@ -82,7 +82,7 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
     Returns:
         A ``gr.Blocks``. Its API has one function, ``/ask``.
     """
-    desk = Desk(model, limits or Limits(), FILES)
+    desk = Desk(model, limits or Limits())
     demo = Demo(desk, title=title)
     one = {"concurrency_id": "model", "concurrency_limit": desk.limits.waiting + 8}
     with demo:
@@ -108,13 +108,14 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
             async for update in _updates(desk, made, _visitor(request)):
                 yield _shown(update, number)
 
-        def on_upload(request: gr.Request, pictures: Any, sound: str | None) -> None:
-            desk.hold(_visitor(request), [*(path for path, _ in pictures or []), *([sound] if sound else [])])
+        # Coroutines all: Gradio runs other functions on threads, and the desk belongs to the event loop.
+        async def on_upload(request: gr.Request, pictures: Any, sound: str | None) -> None:
+            desk.uploads.hold(_visitor(request).session, [*(path for path, _ in pictures or []), sound])
 
-        def on_stop(request: gr.Request) -> None:
+        async def on_stop(request: gr.Request) -> None:
             desk.stop(_visitor(request).session)
 
-        def on_leave(request: gr.Request) -> None:
+        async def on_leave(request: gr.Request) -> None:
             desk.leave(_visitor(request).session)
 
         how: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "once", **one}
@@ -127,6 +128,7 @@ def build(model: Any, *, limits: Limits | None = None, title: str = "Gemma workb
         stop.click(on_stop, None, None, queue=False, api_visibility="private", show_progress="hidden")
         demo.unload(on_leave)
         gr.api(_api(demo), api_name="ask", api_description=_API, **one)
+    desk.uploads.offer(path for block in demo.blocks.values() for path in block.temp_files)  # copies of the examples
     demo.queue(max_size=200, default_concurrency_limit=8)
     return demo
 
@@ -212,8 +214,8 @@ async def _updates(desk: Desk, made: Any, visitor: Visitor) -> AsyncIterator[Upd
     try:
         async for update in told:
             yield update
-    except (WorkbenchError, OSError) as error:
-        yield failed(error)
+    except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
+        yield Update("failed", words(error))
     finally:
         await told.aclose()
 
@@ -243,7 +245,7 @@ def _api(demo: Demo) -> Any:
             said = "auto" if draft is None else str(draft)
             rounds: int | str = int(said) if said.isdecimal() and len(said) < 3 else said[:20]
             return Question(
-                question, pictures=_uploaded(images), sounds=_uploaded(audio), temperature=temperature, top_k=top_k,
+                question, pictures=_named(images), sounds=_named(audio), temperature=temperature, top_k=top_k,
                 top_p=top_p, seed=seed, draft=rounds,
                 max_new_tokens=min(64, desk.limits.tokens) if max_new_tokens is None else max_new_tokens,
             )  # fmt: skip
@@ -252,8 +254,8 @@ def _api(demo: Demo) -> Any:
         try:
             async for update in told:
                 yield _said(update)
-        except (WorkbenchError, OSError) as error:
-            raise gr.Error(failed(error).message, print_exception=False) from error
+        except Exception as error:  # whatever it is: told in words that give nothing away
+            raise gr.Error(words(error), print_exception=False) from error
         finally:
             await told.aclose()
 
@@ -274,22 +276,14 @@ def _said(update: Update) -> tuple[str, dict[str, Any]]:
     return trace.text, about
 
 
-def _uploaded(files: Any) -> list[str]:
-    """Paths of files that were uploaded; any other path is refused, whatever lies there.
+def _named(files: Any) -> list[Any]:
+    """What stands where the paths of files should; the desk says whether they are.
 
     Raises:
-        MediaError: One is not an uploaded file.
+        MediaError: It is no list.
     """
     if files is None:
         return []
     if not isinstance(files, list):
         raise MediaError(f"Files are {type(files).__name__}: expected a list of uploaded files.")
-    folder = Path(get_upload_folder()).resolve()
-    paths = []
-    for file in files:
-        named = file.get("path") if isinstance(file, dict) else file
-        path = Path(named).resolve() if isinstance(named, str) and "\0" not in named else folder
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise MediaError("A file that was not uploaded here: upload it first, with handle_file(path).")
-        paths.append(str(path))
-    return paths
+    return [file.get("path") if isinstance(file, dict) else file for file in files]

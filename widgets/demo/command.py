@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from workbench.arguments import UsageError
 from workbench.errors import WorkbenchError
 
 __all__ = ["qr", "rehearse", "run", "tunnel"]
@@ -72,13 +73,13 @@ def _checked(asked: argparse.Namespace) -> tuple[str, str] | None:
         user, _, password = asked.auth.partition(":")
         auth = (user, password)
     if asked.share and auth is None and not asked.public:
-        raise WorkbenchError(
+        raise UsageError(
             "--share puts this machine's model on a public address: give a password with --auth USER:PASSWORD, or say "
             "--public if anybody may use it."
         )
     _port(asked.host, asked.port or 0)  # before a model is loaded for minutes
     if asked.replay is not None and asked.model != "pocket":
-        raise WorkbenchError(f"--replay serves saved traces and loads no model: leave {asked.model!r} out.")
+        raise UsageError(f"--replay serves saved traces and loads no model: leave {asked.model!r} out.")
     try:
         import gradio  # noqa: F401
         import segno  # noqa: F401

@@ -7,26 +7,27 @@ desk.ask(question, …) ──► Update, Update, …      waiting: place and se
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
+import logging
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from widgets.base import explain
 from widgets.demo.line import Limits, Line, Rate
 from widgets.demo.runs import Run, Runs
+from widgets.demo.uploads import Uploads
 from workbench.errors import MediaError, PromptError, WorkbenchError
 from workbench.media import load_audio, load_image
 from workbench.trace import Token, Trace
 
-__all__ = ["Desk", "Question", "Update", "Visitor"]
+__all__ = ["Desk", "Question", "Update", "Visitor", "words"]
 
 _FLUSH_S = 0.08  # words are sent this often
 _WAIT_S = 0.5  # so often somebody in line is told where he is; what is sent is also how a closed tab is noticed
 _SOURCES = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
+_FAILED = "Something failed here that should not; whoever runs this demo finds it in the log. Please try again."
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,18 @@ class Desk:
     Args:
         model: Anything with ``ask`` and ``info``; what it has of an Inspector's methods, views may ask.
         limits: What is allowed.
-        shipped: Files of the server's own that are offered to all, and stay when one who used them leaves.
+        uploads: The files that may be asked about; none if not given.
+
+    All methods but ``close`` belong to the server's event loop.
     """
 
-    def __init__(self, model: Any, limits: Limits, shipped: Sequence[Path] = ()) -> None:
-        self._shipped = {_digest(path) for path in shipped}
+    def __init__(self, model: Any, limits: Limits, uploads: Uploads | None = None) -> None:
         self.model, self.limits = model, limits
+        self.uploads = uploads or Uploads()
         self.line = Line(limits)
         self.runs = Runs(limits)
         self._rate, self._address = Rate(limits.per_minute), Rate(limits.per_address)
         self._stops: dict[str, set[threading.Event]] = {}
-        self._files: dict[str, dict[Path, int]] = {}  # with the time of the upload that each visitor means
         self.answered = 0
 
     # --- asking ------------------------------------------------------------------------------------------------------
@@ -105,9 +107,9 @@ class Desk:
         Raises:
             WorkbenchError: The question cannot be taken; nothing was done.
         """
-        self._check(question)
+        question = self._checked(question)
         self._count(visitor)
-        self.hold(visitor, [*question.pictures, *question.sounds])
+        self.uploads.hold(visitor.session, [*question.pictures, *question.sounds])
         place = self.line.join(visitor.session)
         stop = threading.Event()
         self._stops.setdefault(visitor.session, set()).add(stop)
@@ -159,8 +161,9 @@ class Desk:
         self, question: Question, stop: threading.Event, rows: list[tuple[str, float, int]], notes: list[str]
     ) -> Trace:
         """On a thread: read the media, ask the model."""
-        pictures = [load_image(path) for path in question.pictures]
-        sounds = [load_audio(path) for path in question.sounds]
+        read = self.uploads.read  # a loader's own word on a file that was deleted meanwhile would tell the path
+        pictures = [load_image(read(path), name=Path(path).name) for path in question.pictures]
+        sounds = [load_audio(read(path), name=Path(path).name) for path in question.sounds]
         media: list[Any] = [*pictures, *sounds]
         notes += [f"{medium.name}: {note}" for medium in media for note in medium.notes]
 
@@ -187,7 +190,8 @@ class Desk:
 
         thread.add_done_callback(done)
 
-    def _check(self, q: Question) -> None:
+    def _checked(self, q: Question) -> Question:
+        """The question, its files as paths that nobody can bend any more."""
         limits = self.limits
         if not q.text.strip():
             raise PromptError("Write a question first.")
@@ -203,10 +207,12 @@ class Desk:
                 f"max_new_tokens={q.max_new_tokens}: expected a whole number from 1 to {limits.tokens}, which is the "
                 "longest answer of this demo."
             )
-        for path in (*q.pictures, *q.sounds):
-            size = Path(path).stat().st_size
+        pictures, sounds = ([self.uploads.taken(path) for path in paths] for paths in (q.pictures, q.sounds))
+        for path in (*pictures, *sounds):
+            size = path.stat().st_size
             if size > limits.upload:
                 raise MediaError(f"A file of {size / 1e6:.1f} MB: this demo takes {limits.upload / 1e6:.0f} MB.")
+        return replace(q, pictures=[str(path) for path in pictures], sounds=[str(path) for path in sounds])
 
     def _count(self, visitor: Visitor, weight: float = 1.0) -> None:
         self._rate.count(visitor.session, weight)
@@ -248,33 +254,13 @@ class Desk:
         self.stop(session)
         self._stops.pop(session, None)
         self.runs.drop(session)
-        for path, uploaded in self._files.pop(session, {}).items():
-            if any(path in others for others in self._files.values()):
-                continue
-            with contextlib.suppress(OSError):  # deleted by the server's own sweep
-                if path.stat().st_mtime_ns == uploaded:  # else somebody has uploaded the same since, and will ask
-                    path.unlink()
+        self.uploads.leave(session)
 
     def close(self) -> None:
-        """The server ends: end every run."""
-        for session in list(self._stops):
-            self.stop(session)
-
-    def hold(self, visitor: Visitor, paths: Sequence[str]) -> None:
-        """Keep files that a visitor has uploaded until he leaves; equal uploads of several visitors are one file."""
-        mine = self._files.setdefault(visitor.session, {})
-        for path in map(Path, paths):
-            with contextlib.suppress(OSError):  # none there: the question's own check says so
-                if _digest(path) not in self._shipped:
-                    mine[path] = path.stat().st_mtime_ns
-
-
-def _digest(path: Path) -> bytes:
-    """Of a file's bytes; nothing where there is none (the question's own check then says so)."""
-    try:
-        return hashlib.blake2b(path.read_bytes()).digest()
-    except OSError:
-        return b""
+        """The server ends: end every run. From any thread."""
+        for stops in list(self._stops.values()):
+            for stop in list(stops):
+                stop.set()
 
 
 def _ended(trace: Trace) -> str:
@@ -284,6 +270,9 @@ def _ended(trace: Trace) -> str:
     return f"{how.get(trace.finish, 'Done')}: {n} token{'s' * (n != 1)}{rate}."
 
 
-def failed(error: BaseException) -> Update:
-    """An error as the last update, its words for the visitor."""
-    return replace(Update("failed"), message=explain(error))
+def words(error: BaseException) -> str:
+    """What a visitor is told of an error: ours in its words. Any other may tell of this machine, so it is logged."""
+    if isinstance(error, WorkbenchError):
+        return str(error)
+    _log.error("a visitor was told that something failed", exc_info=error)
+    return _FAILED

@@ -9,7 +9,7 @@ import gradio as gr
 
 from workbench.pocket.examples import PAIR, SCENE, SEVEN
 
-__all__ = ["EXAMPLES", "FILES", "gallery"]
+__all__ = ["EXAMPLES", "gallery"]
 
 EXAMPLES: tuple[tuple[str, list[Path], Path | None], ...] = (
     ("How many shapes are there?", [SCENE], None),
@@ -19,7 +19,6 @@ EXAMPLES: tuple[tuple[str, list[Path], Path | None], ...] = (
     ("What word do you hear?", [], SEVEN),
 )
 """Question, pictures, sound."""
-FILES = (SCENE, PAIR, SEVEN)
 
 
 def gallery(inputs: list[Any]) -> gr.Examples:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
-from widgets.demo.desk import Desk
+from widgets.demo.desk import Desk, words
 from widgets.demo.line import Busy
+from widgets.demo.uploads import Uploads
 from workbench import __version__
 from workbench.errors import WorkbenchError
 
@@ -48,12 +47,11 @@ class Guard:
 
     Args:
         app: What is guarded.
-        desk: Whose limits hold.
-        uploads: The folder that uploads go to.
+        desk: Whose limits hold, and whose uploads may be named.
     """
 
-    def __init__(self, app: Any, desk: Desk, uploads: Callable[[], str]) -> None:
-        self.app, self.desk, self.uploads = app, desk, uploads
+    def __init__(self, app: Any, desk: Desk) -> None:
+        self.app, self.desk = app, desk
         self._looked, self._held = 0.0, 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -88,7 +86,7 @@ class Guard:
                 if _ADDRESS.search(body.decode("utf-8", "replace").replace("\\/", "/")):
                     await _refuse(send, 400, "No address is fetched: upload the file itself.")
                     return
-                wrong = _unfit(scope["app"], path, body, self.uploads())
+                wrong = _unfit(scope["app"], path, body, self.desk.uploads)
                 if wrong and _may_ask(scope):  # else Gradio asks for the password
                     await _refuse(send, 400, wrong)
                     return
@@ -98,6 +96,8 @@ class Guard:
 
     async def _upload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let an upload through; where Gradio fails at reading it, as at a file without a name, say so in words."""
+        from starlette.requests import ClientDisconnect
+
         started = False
 
         async def watched(message: Message) -> None:
@@ -106,7 +106,10 @@ class Guard:
             await _headed(send)(message)
 
         try:
-            await self.app(scope, receive, watched)
+            with self.desk.uploads.writing():
+                await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # broken off: nobody is left to tell
         except (ValueError, TypeError, AttributeError, KeyError, IsADirectoryError):
             if started:
                 raise
@@ -115,7 +118,7 @@ class Guard:
     async def _full(self) -> bool:
         """Whether uploads fill the room they have; looked up every other second at most."""
         if time.monotonic() - self._looked > 2:
-            self._held = await asyncio.to_thread(_bytes_under, Path(self.uploads()))
+            self._held = await asyncio.to_thread(self.desk.uploads.bytes)
             self._looked = time.monotonic()
         return self._held > self.desk.limits.disk
 
@@ -131,8 +134,9 @@ def routes(desk: Desk) -> list[Any]:
     def address(request: Request) -> str:
         return client(request.headers, request.client.host if request.client else "")
 
-    def told(error: WorkbenchError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 429 if isinstance(error, Busy) else 404, headers=private)
+    def told(error: Exception) -> JSONResponse:
+        status = 429 if isinstance(error, Busy) else 404 if isinstance(error, WorkbenchError) else 500
+        return JSONResponse({"error": words(error)}, status, headers=private)
 
     async def health(_request: Request) -> JSONResponse:
         return JSONResponse(
@@ -146,7 +150,7 @@ def routes(desk: Desk) -> list[Any]:
             made = await desk.look(
                 request.path_params["ticket"], lambda run: run.views(), address(request), model=False
             )
-        except WorkbenchError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         return JSONResponse(made, headers=private)
 
@@ -162,14 +166,14 @@ def routes(desk: Desk) -> list[Any]:
             value = await desk.look(
                 request.path_params["ticket"], lambda run: run.answer(question), address(request), model=runs_model
             )
-        except WorkbenchError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         return JSONResponse({"value": value}, headers=private)
 
     async def trace(request: Request) -> Response:
         try:
             data = await desk.look(request.path_params["ticket"], lambda run: run.file(), address(request))
-        except WorkbenchError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         named = {"Content-Disposition": 'attachment; filename="answer.trace"', **private}
         return Response(data, media_type="application/octet-stream", headers=named)
@@ -177,7 +181,7 @@ def routes(desk: Desk) -> list[Any]:
     async def page(request: Request) -> Response:
         try:
             text = await desk.look(request.path_params["ticket"], lambda run: run.page(), address(request))
-        except WorkbenchError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         named = {"Content-Disposition": 'attachment; filename="answer.html"', **private}
         return HTMLResponse(text, headers=named)
@@ -203,14 +207,16 @@ def _may_ask(scope: MutableMapping[str, Any]) -> bool:
     return scope["app"].auth is None or b"access-token" in cookies
 
 
-def _unfit(app: Any, path: str, body: bytes, uploads: str) -> str:
+def _unfit(app: Any, path: str, body: bytes, uploads: Uploads) -> str:
     """Why a body cannot be a question to the app's functions; empty when it may be one.
 
     Gradio itself answers an unknown function with a failure of the server, and too few values with its own insides.
     """
+    asked = _json(body)
+    if _strays(asked, uploads):
+        return "A file is uploaded first, to /gradio_api/upload, and asked about under the path that this answers."
     if not _CALLS.fullmatch(path):
         return ""
-    asked = _json(body)
     if not isinstance(asked, dict):
         return "Expected a question as JSON."
     functions = app.get_blocks().fns
@@ -227,23 +233,20 @@ def _unfit(app: Any, path: str, body: bytes, uploads: str) -> str:
             f'"data" is a list of {len(function.inputs)} values, in the order of /gradio_api/info; {came}. '
             "null leaves one out."
         )
-    if _strays(data, uploads):
-        return "A file is uploaded first, to /gradio_api/upload, and asked about under the path that this answers."
     return ""
 
 
-def _strays(value: Any, folder: str) -> bool:
-    """Whether a question names a file, in Gradio's form, that is not among the uploads.
+def _strays(value: Any, uploads: Uploads) -> bool:
+    """Whether a question names a file that is not among the uploads, wherever in it.
 
     Gradio would answer with this server's paths. What has another form reaches the desk, which says why not.
     """
-    home, waiting = os.path.realpath(folder), [value]
+    waiting = [value]
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
             path = one.get("path")
-            gradios = isinstance(path, str) and isinstance(one.get("meta"), dict)
-            if gradios and not Path(os.path.realpath(str(path))).is_relative_to(home):
+            if isinstance(path, str) and not uploads.allows(path):
                 return True
             waiting.extend(one.values())
         elif isinstance(one, list):
@@ -252,11 +255,15 @@ def _strays(value: Any, folder: str) -> bool:
 
 
 def _json(body: bytes) -> Any:
-    """What a body says; None where it is no JSON, or nested beyond reason."""
+    """What a body says; None where it is no JSON (which has no Infinity and no NaN), or nested beyond reason."""
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError):
         return None
+
+
+def _no_number(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _length(scope: MutableMapping[str, Any]) -> int | None:
@@ -316,13 +323,3 @@ async def _refuse(send: Send, status: int, words: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except OSError:  # deleted meanwhile
-            continue
-    return total

@@ -7,6 +7,7 @@ and the downloads. An answer is forgotten when its visitor leaves, has newer one
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import tempfile
 import threading
@@ -40,6 +41,7 @@ _NOT_HERE = {
 _KEPT_READINGS = 16 << 20  # bytes of attention that a downloaded trace takes along at most
 _MEDIA = 512 << 20  # bytes of decoded media of all answers together
 _DROPPED_OLDEST = "This answer is no longer kept: ask again."
+_log = logging.getLogger(__name__)
 
 
 class Run:
@@ -69,7 +71,7 @@ class Run:
         made = []
         for view in shown:
             data = {**view.data, "reasons": {**view.reasons, **_NOT_HERE}}
-            state = {"data": in_page(data), "selected": -1, "measure": "probability"}
+            state = {"data": in_page(data), "selected": -1, "measure": "probability", "error": view.error}
             made.append({"view": view.NAME, "state": state})
             if view is not self._attention:
                 view.close()
@@ -89,8 +91,9 @@ class Run:
         with self._held():
             try:
                 return in_page(self._where().answer(question))
-            except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-                raise TraceError(f"This question cannot be read: {error}") from error
+            except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError) as error:
+                _log.info("a question that cannot be read: %.200r", dict(question), exc_info=error)
+                raise TraceError("This question cannot be read: expected one that the views here ask.") from error
 
     def page(self) -> str:
         """The views as one offline page, with every word's attention."""
