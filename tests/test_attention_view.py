@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from tests.attentions import Looker, hot, make_attention, make_lens, make_occlusion
@@ -11,8 +12,10 @@ from widgets import AttentionView, to_html
 from widgets.attention_view import spectrogram
 from widgets.base import question_key
 from widgets.buffers import size
+from widgets.export import page
 from workbench.errors import TraceError, WorkbenchError
-from workbench.readings import keep, rank_correlation
+from workbench.media import load_image
+from workbench.readings import Recorded, keep, rank_correlation
 
 
 def cells(packed):
@@ -42,6 +45,59 @@ def test_a_word_s_attention_is_a_byte_a_cell_on_its_places(trace):
     without = view.answer({"ask": "attend", "token": 2, "head": 1, "sinks": False})
     assert without["images"][0]["most"] == pytest.approx(0.5 / 0.75, rel=1e-3)
     assert view.inspector.asked == [2]  # layers and heads are switched through without asking the model again
+
+
+def test_attention_that_comes_late_is_not_taken_for_the_new_trace_s(trace):
+    other = make_trace(tokens=6, images=((60, 60), (50, 20)))
+
+    class Slow(Looker):
+        def attend(self, asked, tokens=None):
+            view.trace = other  # while the model works
+            return super().attend(asked, tokens)
+
+        def occlude(self, asked, token, over="image", media=0):
+            view.trace = other
+            return super().occlude(asked, token, over, media)
+
+    view = AttentionView(trace, Slow(trace))
+    question = {"ask": "attend", "token": 5, "head": 0}
+    with pytest.raises(TraceError, match="Another answer has come"):
+        view.answer(question)
+    made = view.answer(question)["images"][0]
+    assert hot(trace, 5, 0) == 0
+    assert (made["cells"]["shape"], cells(made).argmax()) == ([25], 15)
+    view.trace = trace
+    question = {"ask": "occlude", "token": 5, "kind": "image", "media": 0}
+    with pytest.raises(TraceError, match="Another answer has come"):
+        view.answer(question)
+    assert view.answer(question)["cells"]["shape"] == [25]
+
+
+def photograph(side=640):
+    """Smooth colours with grain: 850 kB as PNG."""
+    rng = np.random.default_rng(0)
+    small = PIL.Image.fromarray(rng.integers(0, 255, (side // 8, side // 8, 3), np.uint8))
+    smooth = np.asarray(small.resize((side, side), PIL.Image.Resampling.BICUBIC)).astype(int)
+    return load_image((smooth + rng.integers(-12, 12, smooth.shape)).clip(0, 255).astype(np.uint8), name="photo.jpg")
+
+
+def test_many_photographs_fit_in_a_message(monkeypatch):
+    photo = photograph()
+    monkeypatch.setattr("tests.traces.make_image", lambda *_, **__: photo)
+    view = AttentionView(make_trace(images=((120, 120),) * 9, names=("photo.jpg",)))
+    pictures = view.data["pictures"]
+    assert (view.error, len(pictures)) == ("", 9)
+    assert {one["url"][:23] for one in pictures} == {"data:image/jpeg;base64,"}
+    assert {(one["width"], one["height"]) for one in pictures} == {(640, 640)}
+    assert size(view.data) < 2_500_000
+    for room, side in ((200_000, 320), (0, 80)):  # as with many more of them: each is made smaller
+        monkeypatch.setattr("widgets.attention_view._PICTURES", room)
+        pictures = AttentionView(make_trace(images=((120, 120),), names=("photo.jpg",))).data["pictures"]
+        assert (pictures[0]["width"], pictures[0]["height"]) == (side, side)
+
+
+def test_what_is_drawn_stays_as_it_is(trace):
+    assert AttentionView(trace).data["pictures"][0]["url"].startswith("data:image/png;base64,")
 
 
 def test_words_are_told_apart_from_places(trace):
@@ -120,6 +176,18 @@ def test_a_page_holds_the_occlusion_and_the_lens_that_the_trace_holds(trace):
     some = AttentionView(keep(trace, make_attention(trace), hidden[0], *lenses[1:]))
     assert some.saved_state()["data"]["reasons"]["occlude"]
     assert some.saved_state()["data"]["reasons"]["lens"]
+
+
+def test_a_page_reads_what_the_trace_holds_once(trace, monkeypatch):
+    every = [("image", k) for k in range(len(trace.images))] + [("audio", k) for k in range(len(trace.audio))]
+    hidden = [make_occlusion(trace, 2, *place) for place in every]
+    view = AttentionView(keep(trace, make_attention(trace), *hidden, make_lens(trace, 0), make_lens(trace, 1)))
+    read = []
+    for name in ("occlude", "lens"):
+        real = getattr(Recorded, name)
+        monkeypatch.setattr(Recorded, name, lambda self, *a, _n=name, _r=real: read.append(_n) or _r(self, *a))
+    page(view)
+    assert sorted(read) == ["lens"] * 2 + ["occlude"] * 3
 
 
 def _key(token):

@@ -73,3 +73,7 @@ def test_kl_of_two_traces():
     figure = charts.kl(compare(a, b))
     assert list(figure.data[0].y) == pytest.approx(compare(a, b).kl.tolist())
     assert "at least" in figure.layout.yaxis.title.text
+    for n, ticks in ((60, 60), (61, None)):  # longer ones have no word on each place
+        many = make_trace(tokens=n)
+        axis = charts.kl(compare(many, many)).layout.xaxis
+        assert (axis.title.text, axis.tickvals and len(axis.tickvals)) == ("token", ticks)

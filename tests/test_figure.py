@@ -4,12 +4,14 @@ import io
 import re
 import xml.etree.ElementTree as ET
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from tests.test_readings import TRACE, attention
+from tests.traces import make_image
 from widgets.figure import draw, write
 from widgets.sheet import Sheet, viridis
 from workbench import cli
@@ -54,6 +56,19 @@ def test_the_strongest_frame_is_framed_at_its_milliseconds(a):
     assert any(w.startswith("Q: What is at the top left?") for w in words)
     assert any("pocket (revision 1" in w and "float32 on cpu" in w for w in words)
     assert "0.5" in words, "the colour bar has its largest value"
+
+
+def test_the_colour_bar_of_a_flat_picture_can_be_read():
+    flat = replace(TRACE, images=(make_image(20, 4000), *TRACE.images[1:]))
+    sheet = draw(flat, attention(lambda *_: {18: 0.5}).map("image", 0, token=2))
+    ((x, _, w, h, _),) = [m for kind, m in sheet.marks if kind == "picture"]
+    assert (w, h) == (460, pytest.approx(2.3))
+    texts = [m for kind, m in sheet.marks if kind == "text"]
+    numbers = sorted(m[1] for m in texts if m[0] > x + w)
+    assert len(numbers) == 3
+    assert min(np.diff(numbers)) > 15, "of 7.5 points each"
+    assert min(m[1] for m in texts if "share of attention" in m[2]) > numbers[-1]
+    assert sheet.height > max(m[1] for m in texts)
 
 
 def test_png_svg_and_pdf_are_what_they_say(a, tmp_path):

@@ -117,6 +117,15 @@ def test_uploads_that_go_wrong_leave_what_was_there():
     assert media._uploads == {}
 
 
+def test_all_are_added_or_none():
+    media = MediaInput()
+    with pytest.raises(MediaError, match="text file"):
+        media.add(make_image(10, 20), b"just some text")
+    with pytest.raises(MediaError, match="32 pictures and sounds already"):
+        media.add(*[make_image(4, 4)] * 33)
+    assert media.images == media.items == []
+
+
 def test_abandoned_uploads_and_too_many_items_are_bounded():
     media = MediaInput()
     for _ in range(40):

@@ -12,7 +12,7 @@ import pytest
 
 import widgets
 from tests.traces import INFO, make_trace
-from widgets import DraftView, TokenView, esm, to_html
+from widgets import AttentionView, DraftView, TokenView, esm, to_html
 from widgets.base import View, question_key
 from widgets.buffers import LIMIT, array, in_page, size, split
 from widgets.export import page
@@ -122,10 +122,38 @@ def test_long_answers_stay_below_the_limit_of_a_message():
     assert view.data["tokens"]["top"]["shape"][1] == 93  # of 200
 
 
-def test_a_view_that_would_not_fit_says_so(monkeypatch):
+def test_a_view_that_would_not_fit_is_empty_and_says_so(monkeypatch):
+    view = TokenView(make_trace())
+    assert view.error == ""
     monkeypatch.setattr("widgets.base.LIMIT", 1000)
-    with pytest.raises(WorkbenchError, match="message to the browser"):
-        TokenView(make_trace())
+    view.trace = make_trace(tokens=9)
+    assert set(view.data) == {"serial"}, "nothing of the trace before it"
+    assert re.match(r"This view needs 0\.0 MB and a message to the browser takes 0\.0\. Ask with a smaller", view.error)
+    looked = AttentionView(make_trace())
+    assert "0.0 of it for 2 pictures" in looked.error
+    assert "fewer pictures" in looked.error
+    monkeypatch.undo()
+    view.refresh()
+    assert (view.error, len(view.data["tokens"]["piece"])) == ("", 9)
+
+
+def test_a_view_that_cannot_be_drawn_is_empty_and_says_why():
+    view = TokenView(make_trace())
+    view.describe = lambda trace: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        view.trace = make_trace(tokens=9)
+    assert set(view.data) == {"serial"}
+    assert view.error == "ZeroDivisionError: division by zero"
+    with pytest.raises(ZeroDivisionError):
+        page(view)
+
+
+def test_a_view_that_is_drawn_again_is_sent_again():
+    view, sent = TokenView(make_trace()), []
+    view.observe(lambda change: sent.append(change.new["serial"]), names="data")
+    view.refresh()
+    view.refresh()
+    assert sent == [2, 3]
 
 
 def test_branching_shows_the_new_trace_and_goes_back():
@@ -141,6 +169,21 @@ def test_branching_shows_the_new_trace_and_goes_back():
     assert view.trace is trace
     with pytest.raises(WorkbenchError, match="not branched"):
         view.answer({"ask": "back"})
+
+
+def test_a_click_in_an_answer_that_is_gone_is_refused():
+    trace = make_trace(tokens=5)
+    view = TokenView(trace, Fake())
+    token, serial = int(trace.tokens.top_ids[2, 1]), view.data["serial"]
+    click = {"ask": "branch", "at": 2, "token": token, "serial": serial}
+    view.answer(click)
+    branch = view.trace
+    for late in (click, {"ask": "back", "serial": serial}):
+        with pytest.raises(WorkbenchError, match="Another answer has come"):
+            view.answer(late)
+    assert view.trace is branch
+    view.answer({"ask": "back", "serial": view.data["serial"]})
+    assert view.trace is trace
 
 
 def test_what_cannot_be_asked_is_told_with_the_reason():
@@ -216,6 +259,14 @@ def test_a_page_holds_everything_and_asks_for_nothing(tmp_path):
     assert saved[0]["state"]["data"]["tokens"]["piece"][0] == EVIL
     assert "saved page" in saved[0]["state"]["data"]["reasons"]["branch"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_page_has_no_limit(monkeypatch):
+    monkeypatch.setattr("widgets.base.LIMIT", 1000)
+    trace = make_trace(rounds=4)
+    for what in (trace, [AttentionView(trace)]):
+        saved = json.loads(re.search(r'id="saved">(.*?)</script>', page(what), re.DOTALL).group(1))
+        assert all(len(one["state"]["data"]) > 5 for one in saved)
 
 
 def test_pages_that_cannot_be_written_are_refused(tmp_path):

@@ -1,14 +1,17 @@
 """Workbench: one cell that asks, streams, stops, remembers, saves and exports; and never loses what was there."""
 
 import html
+import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.traces import INFO, make_image, make_sound, make_trace
 from widgets import Workbench
+from widgets.buffers import size
 from widgets.settings_form import GREEDY, MINE
 from workbench.errors import MediaError, PromptError, TraceError, WorkbenchError
 from workbench.trace import Trace
@@ -123,6 +126,12 @@ def test_what_cannot_be_run_is_told(bench):
     bench.run_button.click()
     assert "Seed &#x27;-3&#x27;" in bench.status.value
     assert bench.model.asked == []
+    bench.settings.seed.value = "9" * 5000  # more digits than Python reads
+    bench.run_button.click()
+    assert "Seed &#x27;999" in bench.status.value
+    assert "0 to 2^63 - 1" in bench.status.value
+    assert len(bench.status.value) < 500
+    assert bench.model.asked == []
     bench.save_button.click()
     assert "no answer yet" in bench.status.value
     with pytest.raises(TraceError, match="no answer yet"):
@@ -213,6 +222,80 @@ def test_a_branch_shows_its_words_and_can_be_stopped(bench):
     assert not bench.running
 
 
+def test_what_a_view_cannot_show_is_told_and_nothing_old_stays_in_it(bench, monkeypatch, tmp_path):
+    bench.question.value = "One?"
+    bench.run()
+    first = bench.wait(5)
+    looked = bench.views["Where it looked"]
+    monkeypatch.setattr("widgets.base.LIMIT", size(looked.data) - 1)  # the others need less
+    bench.run()
+    second = bench.wait(5)
+    assert second is not first
+    assert bench.traces == (first, second)
+    assert {view.trace for view in bench.views.values()} == {second}
+    assert "pictures" not in looked.data
+    assert bench.answer.data["tokens"]
+    assert bench.views["Drafts"].data["rounds"]
+    said = html.unescape(bench.status.value)
+    assert 'role="alert"' in said
+    assert "Done: 9 tokens" in said
+    assert "Where it looked: This view needs" in said
+    assert "for 2 pictures" in said
+    assert not bench.running
+    assert looked.error.startswith("This view needs")
+    bench.export(str(tmp_path / "a.html"))
+    assert '"cols":5' in (tmp_path / "a.html").read_text("utf-8"), "a page has room for its pictures"
+    looked.describe = lambda trace: 1 / 0
+    bench.history.value = 0
+    assert {view.trace for view in bench.views.values()} == {first}
+    assert "Where it looked: ZeroDivisionError" in bench.status.value
+    bench.path.value = str(tmp_path / "b")
+    bench.export_button.click()
+    assert "ZeroDivisionError" in bench.status.value
+    assert not (tmp_path / "b.html").exists()
+    del looked.describe
+    monkeypatch.undo()
+    bench.history.value = 1
+    assert looked.data["pictures"]
+    assert looked.error == ""
+
+
+def test_after_words_that_broke_off_what_was_there_is_sent_again(bench):
+    bench.question.value = "x"
+    bench.run()
+    first = bench.wait(5)
+    drawn = []
+    bench.answer.observe(lambda change: drawn.append(change.new["tokens"]["piece"][0]), names="data")
+    bench.model.error = MemoryError("none left")
+    bench.run()
+    bench.wait(5)
+    assert drawn == ["A"]
+    with pytest.raises(MemoryError):
+        bench.branch(first, at=2, token=101)
+    assert drawn == ["A", "A"]
+    bench.model.error = None
+    bench.model.ask = lambda question, *, on_token, **more: [on_token(token) for token in first.tokens] and first
+    bench.run()
+    bench.wait(5)
+    assert bench.traces == (first, first)
+    assert drawn == ["A"] * 3, "the same trace again, in the place of its words"
+    bench.answer.answer({"ask": "branch", "at": 2, "token": 101})
+    assert drawn == ["A"] * 4, "drawn once"
+
+
+def test_two_clicks_on_an_alternative_are_one_branch(bench):
+    bench.question.value = "x"
+    bench.run()
+    first = bench.wait(5)
+    click = {"ask": "branch", "at": 2, "token": 101, "serial": bench.answer.data["serial"]}
+    bench.answer.answer(click)
+    with pytest.raises(WorkbenchError, match="Another answer has come"):
+        bench.answer.answer(click)
+    assert len(bench.traces) == 2
+    bench.answer.answer({"ask": "back", "serial": bench.answer.data["serial"]})
+    assert bench.trace is first
+
+
 def test_a_first_run_that_breaks_off_says_so_beside_its_words(bench):
     bench.model.error = MemoryError("out of memory")
     bench.question.value = "x"
@@ -263,6 +346,24 @@ def test_a_folder_is_no_file(bench, tmp_path, monkeypatch, name):
     for press in (bench.save_button, bench.export_button):
         press.click()
         assert "is a folder" in bench.status.value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_the_disk_does_not_take_is_told(bench, tmp_path, monkeypatch):
+    bench._keep(make_trace())
+    bench.path.value = str(tmp_path / ("n" * 300))
+    for press in (bench.save_button, bench.export_button):
+        bench._say("")
+        press.click()
+        assert "cannot be written" in bench.status.value
+    bench.path.value = str(tmp_path / "a\0b")
+    for press in (bench.save_button, bench.export_button):
+        bench._say("")
+        press.click()
+        assert 'role="alert"' in bench.status.value
+    monkeypatch.setattr(Path, "is_dir", lambda self: os.scandir(tmp_path / "none"))
+    with pytest.raises(TraceError, match="cannot be written: No such file"):
+        bench.save()
     assert list(tmp_path.iterdir()) == []
 
 

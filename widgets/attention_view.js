@@ -7,7 +7,7 @@ import { button, choice, h } from "./lib/dom.js";
 import { safe, visible } from "./lib/format.js";
 import { greyCanvas, heatCanvas, hottest } from "./lib/heat.js";
 import { outlineOf, player } from "./lib/sound.js";
-import { listen, view } from "./lib/view.js";
+import { emptyNote, listen, view } from "./lib/view.js";
 import { words } from "./lib/words.js";
 
 const FRAME = 0.04; // seconds of sound in a token
@@ -93,8 +93,8 @@ function scene(picture, { label, onpoint }) {
   return { element: h("figure", { class: "wb-scene", style: { "--width": width } }, stage, caption), caption, paint, blank };
 }
 
-/** A waveform under heat, with a spectrogram on demand; a click plays from there. */
-function soundOf(sound, { label, ask, complain, play }) {
+/** A waveform under heat, with a spectrogram on demand; a click plays from there. `play` and `stop` are of one player. */
+function soundOf(sound, { label, ask, complain, play, stop }) {
   const heat = heatCanvas(`${label} on ${safe(sound.name)}`);
   const cursor = h("span", { class: "wb-cursor", hidden: true });
   const caption = h("figcaption", {});
@@ -102,9 +102,18 @@ function soundOf(sound, { label, ask, complain, play }) {
     class: "wb-stage", tabindex: "0", role: "slider", "aria-label": `Where to play ${safe(sound.name)} from: arrows move, Enter plays`,
     "aria-valuemin": "0", "aria-valuemax": sound.seconds.toFixed(2), "aria-valuenow": "0",
   }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
-  const at = (seconds) => {
+  const put = (seconds) => {
     cursor.hidden = seconds === null;
     if (seconds !== null) cursor.style.left = `${(100 * seconds) / sound.seconds}%`;
+  };
+  let sounding = false;
+  const start = button("▶ Play", () => (sounding ? stop() : play(sound, 0, at)), { name: `Play ${safe(sound.name)}` });
+  const at = (seconds) => { // told by the player: null once it ended
+    put(seconds);
+    if (sounding === (seconds !== null)) return;
+    sounding = !sounding;
+    start.textContent = sounding ? "■ Stop" : "▶ Play";
+    start.setAttribute("aria-label", `${sounding ? "Stop" : "Play"} ${safe(sound.name)}`);
   };
   stage.addEventListener("click", (event) => {
     const box = stage.getBoundingClientRect();
@@ -118,7 +127,7 @@ function soundOf(sound, { label, ask, complain, play }) {
     if (to === undefined) return play(sound, from, at);
     from = Math.max(0, Math.min(sound.seconds - FRAME, to));
     stage.setAttribute("aria-valuenow", from.toFixed(2));
-    at(from);
+    put(from);
   });
   const spectrum = button("Spectrogram", async () => {
     try {
@@ -141,7 +150,7 @@ function soundOf(sound, { label, ask, complain, play }) {
     stage.dataset.hottest = hottest(cells);
   };
   return {
-    element: h("figure", { class: "wb-sound" }, stage, h("div", { class: "wb-steps" }, button("▶ Play", () => play(sound, 0, at), { name: `Play ${safe(sound.name)}` }), spectrum), caption),
+    element: h("figure", { class: "wb-sound" }, stage, h("div", { class: "wb-steps" }, start, spectrum), caption),
     caption, paint, blank: () => paint(new Uint8Array(sound.frames), 0),
   };
 }
@@ -163,9 +172,9 @@ function context(pieces) {
   return { element, paint };
 }
 
-function build({ model, body, ask, complain, data, signal }) {
+function build({ model, body, ask, complain: say, data, signal }) {
   if (!data.pieces) {
-    body.append(h("p", { class: "wb-note" }, "Nothing has been asked yet."));
+    body.append(emptyNote(model, "Nothing has been asked yet."));
     return;
   }
   const reason = data.reasons.attend;
@@ -174,13 +183,15 @@ function build({ model, body, ask, complain, data, signal }) {
   const costs = new Map(); // of hiding, by word
   const ranks = new Map(); // how far the two agree, by question
   const lenses = new Map();
-  let shown = null, token = -1, hoverAsks = false, hiding = -1;
+  let shown = null, how = null, token = -1, wanted = "", hoverAsks = false, hiding = -1;
+  const complain = (error) => signal.aborted || say(error); // what was asked of an answer that is gone
 
   const sounds = player(signal, { at: (seconds) => follow?.(seconds) });
   let follow = null;
   const play = async (sound, from, at) => {
     try {
       const { wav } = await ask({ ask: "sound", media: sound.media });
+      sounds.stop(); // whose end lets go of `follow`
       follow = at;
       await sounds.play(binary(wav), { from, ended: () => { at(null); follow = null; } });
     } catch (error) {
@@ -191,7 +202,7 @@ function build({ model, body, ask, complain, data, signal }) {
   const hidden = { label: "What hiding costs", unit: nats, of: () => costs.get(token) };
   for (const side of [looked, hidden]) {
     side.images = data.pictures.map((picture, k) => scene(picture, { label: side.label, onpoint: (patch) => point(side, k, patch) }));
-    side.sounds = data.sounds.map((sound) => soundOf(sound, { label: side.label, ask, complain, play }));
+    side.sounds = data.sounds.map((sound) => soundOf(sound, { label: side.label, ask, complain, play, stop: sounds.stop }));
   }
   const sights = h("div", { class: "wb-look" });
   const pairs = (kind) => looked[kind].flatMap((one, k) => [one.element, hidden[kind][k].element]);
@@ -211,7 +222,7 @@ function build({ model, body, ask, complain, data, signal }) {
   const readOf = (map) => (map.most > 0 ? [h("b", {}, share(map.sum)), ` in all, at most ${share(map.most)} in one place. `] : "Nothing. ");
   const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
   const paintHidden = () => {
-    const cost = costs.get(token), rank = ranks.get(JSON.stringify(question(token)));
+    const cost = costs.get(token), rank = ranks.get(JSON.stringify(how));
     sights.classList.toggle("wb-pair", state.hide);
     for (const kind of ["images", "sounds"]) {
       hidden[kind].forEach((one, k) => {
@@ -235,7 +246,7 @@ function build({ model, body, ask, complain, data, signal }) {
     around.paint(shown.words);
     const rows = new Map();
     data.segments.forEach((name, k) => rows.set(name, (rows.get(name) ?? 0) + (shown.shares[k] ?? 0)));
-    shares.replaceChildren(bars(`Attention, by part of the prompt (${state.layer === null ? "all layers" : `layer ${state.layer}`})`, [...rows].filter(([, v]) => v >= 0.0005).sort((a, b) => b[1] - a[1]).map(([name, v]) => ({ name, value: v, text: share(v) }))));
+    shares.replaceChildren(bars(`Attention, by part of the prompt (${how.layer === null ? "all layers" : `layer ${how.layer}`})`, [...rows].filter(([, v]) => v >= 0.0005).sort((a, b) => b[1] - a[1]).map(([name, v]) => ({ name, value: v, text: share(v) }))));
     const sinks = shown.sinks.slice(0, 4).map(([, mass, piece, why]) => `${visible(piece)} (${why}, ${share(mass)})`);
     status.textContent = `Token ${token}, ${visible(data.pieces[token])}. ` +
       `${sinks.length ? `Sinks: ${sinks.join("; ")}. ` : ""}Replay differs by at most ${shown.gap.toPrecision(1)} nats.`;
@@ -254,16 +265,20 @@ function build({ model, body, ask, complain, data, signal }) {
     if (!store.has(key)) store.set(key, await get());
     return store.get(key);
   };
-  const askAbout = newest(async (k, last) => {
+  const show = (asked, answer) => {
+    [shown, how, token] = [answer, asked, asked.token];
+    paint();
+  };
+  const askAbout = newest(async (asked) => {
+    const key = JSON.stringify(asked);
     try {
-      const answer = await keep(known, JSON.stringify(question(k)), () => ask(question(k)));
-      complain("");
+      const answer = await keep(known, key, () => ask(asked));
       hoverAsks = answer.seconds < QUICK;
-      if (!last()) return;
-      [shown, token] = [answer, k];
-      paint();
+      if (key !== wanted) return; // something else was chosen meanwhile, and may be shown already
+      complain("");
+      show(asked, answer);
     } catch (error) {
-      complain(error);
+      if (key === wanted) complain(error);
     }
   }, { body, signal });
   const hideFor = newest(async (k, last) => {
@@ -282,10 +297,10 @@ function build({ model, body, ask, complain, data, signal }) {
   }, { body, signal });
   const look = (k) => {
     if (reason || k < 0) return;
-    const key = JSON.stringify(question(k));
-    if (!known.has(key)) return askAbout(k);
-    [shown, token] = [known.get(key), k];
-    paint();
+    const asked = question(k);
+    wanted = JSON.stringify(asked);
+    if (!known.has(wanted)) return askAbout(asked);
+    show(asked, known.get(wanted));
   };
   const again = () => {
     look(picked());
@@ -359,13 +374,16 @@ function build({ model, body, ask, complain, data, signal }) {
       const said = found.layers.map((layer, l) => `${layer < 0 ? "in" : layer}: ${visible(names.get(ids[l * patches + patch]) ?? "?")}`);
       caption.replaceChildren(...line, h("br"), h("span", { class: "wb-lens" }, said.join(" · ")));
     } catch (error) {
+      lenses.delete(k); // it is asked again
       complain(error);
     }
   };
 
   // --- every layer and head at once
   const gridDetails = h("details", {}, h("summary", {}, "Every layer and head"), headsBox);
+  let opened = 0;
   const openHeads = async () => {
+    const mine = (opened += 1), k = picked();
     if (!gridDetails.open || fixed) {
       if (fixed) headsBox.replaceChildren(h("p", { class: "wb-note" }, fixed));
       return;
@@ -373,7 +391,8 @@ function build({ model, body, ask, complain, data, signal }) {
     const [kind, first] = data.pictures.length ? ["image", data.pictures[0]] : ["audio", data.sounds[0]];
     if (!first) return headsBox.replaceChildren(h("p", { class: "wb-note" }, "There is no picture and no sound to look at."));
     try {
-      const { cells } = await ask({ ask: "heads", token: picked(), kind, media: first.media });
+      const { cells } = await ask({ ask: "heads", token: k, kind, media: first.media });
+      if (mine !== opened) return; // another word was picked meanwhile
       const all = numbers(cells), [L, H] = cells.shape;
       const [rows, cols] = kind === "image" ? [first.rows, first.cols] : [1, first.frames];
       const width = kind === "image" ? Math.max(20, Math.min(64, Math.round((34 * cols) / rows))) : 72;
@@ -391,7 +410,7 @@ function build({ model, body, ask, complain, data, signal }) {
         return h("td", { class: state.layer === l && state.head === n ? "on" : "" }, map.canvas);
       };
       headsBox.replaceChildren(
-        h("p", { class: "wb-note" }, `${kind === "image" ? "The first picture" : "The first sound"}, token ${picked()}. Each is scaled to its own largest value. A click picks it; the choices above do the same.`),
+        h("p", { class: "wb-note" }, `${kind === "image" ? "The first picture" : "The first sound"}, token ${k}. Each is scaled to its own largest value. A click picks it; the choices above do the same.`),
         h("table", {}, h("thead", {}, h("tr", {}, h("th", {}), Array.from({ length: H }, (_, n) => h("th", { scope: "col" }, String(n))))),
           h("tbody", {}, Array.from({ length: L }, (_, l) => h("tr", {}, h("th", { scope: "row" }, `${l} ${data.layers[l]?.startsWith("sliding") ? "S" : "F"}`), Array.from({ length: H }, (_, n) => one(l, n)))))),
         h("p", { class: "wb-note" }, `S: sliding, blind beyond ${data.window ?? "its window"} tokens. F: full.`));

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,8 @@ from workbench.trace import Trace
 
 __all__ = ["AttentionView", "spectrogram"]
 
-_SIDE = 640  # pixels of a picture shown
+_SIDE, _LEAST_SIDE = 640, 80  # pixels of a picture shown; of each of many
+_PICTURES = 6 << 20  # bytes of all of them
 _REMEMBERED = 64  # words whose attention is kept
 _PAGE = 6 << 20  # bytes of answers in a page
 _TEXT = 6000  # words of prompt and answer shown as a strip
@@ -33,6 +35,15 @@ _HEADS = 2 << 20  # bytes of the grid of heads
 _ROWS = 128 << 20  # bytes of attention read at once for a page
 _GUESSED_HEADS = 16
 _FAINT = 0.01  # nats: a drop of at most 1 % of a word's probability; the view's words say so too
+
+
+@dataclass
+class _Held:
+    """What was read of one trace, so that nothing of another one is taken for it."""
+
+    trace: Trace | None = None
+    attention: dict[int, Attention] = field(default_factory=dict)
+    cost: dict[tuple[int, str, int], Occlusion] = field(default_factory=dict)
 
 
 class AttentionView(View):
@@ -49,8 +60,7 @@ class AttentionView(View):
     TITLE: ClassVar[str] = "Where it looked"
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
-        self._read: dict[int, Attention] = {}
-        self._cost: dict[tuple[int, str, int], Occlusion] = {}
+        self._kept = _Held()
         super().__init__(trace, inspector, **more)
 
     @property
@@ -74,16 +84,13 @@ class AttentionView(View):
 
     def describe(self, trace: Trace) -> dict[str, Any]:
         """Words, pictures, outlines of sounds, and layers."""
-        self._read, self._cost = {}, {}
+        self._kept = _Held(trace)
         start, p = len(trace.prompt), trace.prompt
         places = {(s.kind, s.media): s for s in p.segments if s.media is not None}
-        pictures = []
-        for k, image in enumerate(trace.images):
-            segment = places.get(("image", k))
-            if segment is not None and segment.rows and segment.cols:
-                url, width, height = thumbnail(image, _SIDE)
-                pictures.append({"media": k, "name": image.name, "url": url, "width": width, "height": height,
-                                 "rows": segment.rows, "cols": segment.cols})  # fmt: skip
+        side, pictures = _SIDE, _pictures(trace, _SIDE)
+        while size(pictures) > _PICTURES and side > _LEAST_SIDE:
+            side //= 2
+            pictures = _pictures(trace, side)
         sounds = []
         for k, sound in enumerate(trace.audio):
             segment = places.get(("audio", k))
@@ -112,22 +119,36 @@ class AttentionView(View):
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
+    def _ask(self, question: str, trace: Trace | None, *what: Any, **more: Any) -> Any:
+        """What the inspector says about a trace; refused when another one has come in its place meanwhile."""
+        made = getattr(self._who(question), question)(trace, *what, **more)
+        if self.trace is not trace:
+            raise TraceError("Another answer has come in the place of the one that was asked about: ask again.")
+        return made
+
+    def _held(self) -> _Held:
+        """What was read of the trace that is shown now."""
+        if self._kept.trace is not self.trace:  # it is new, and about to be drawn
+            self._kept = _Held(self.trace)
+        return self._kept
+
     def _attention(self, token: int) -> Attention:
         """The rows of one word, in all layers and heads; kept, since layers and heads are then switched through."""
-        if token not in self._read:
-            while len(self._read) >= _REMEMBERED:
-                self._read.pop(next(iter(self._read)))
-            self._read[token] = self._who("attend").attend(self.trace, tokens=token)
-        return self._read[token]
+        held = self._held()
+        if token not in held.attention:
+            while len(held.attention) >= _REMEMBERED:
+                held.attention.pop(next(iter(held.attention)))
+            held.attention[token] = self._ask("attend", held.trace, tokens=token)
+        return held.attention[token]
 
     def _occlusion(self, token: int, kind: str, media: int) -> Occlusion:
         """What hiding costs one word; kept, for it is compared with one layer's and head's attention after another."""
-        key = (token, kind, media)
-        if key not in self._cost:
-            while len(self._cost) >= _REMEMBERED:
-                self._cost.pop(next(iter(self._cost)))
-            self._cost[key] = self._who("occlude").occlude(self.trace, *key)
-        return self._cost[key]
+        key, held = (token, kind, media), self._held()
+        if key not in held.cost:
+            while len(held.cost) >= _REMEMBERED:
+                held.cost.pop(next(iter(held.cost)))
+            held.cost[key] = self._ask("occlude", held.trace, *key)
+        return held.cost[key]
 
     def answer_attend(
         self, token: int, layer: int | None = None, head: int | None = None, reduce: str = "mean", sinks: bool = True
@@ -142,9 +163,9 @@ class AttentionView(View):
         row = a.row(token=int(token), layer=layer, head=head, sinks=sinks)
         edges = [s.start for s in a.segments]
         return {
-            "images": [_packed(a.map("image", p["media"], **how)) for p in self.data["pictures"]],
-            "sounds": [_packed(a.map("audio", s["media"], **how)) for s in self.data["sounds"]],
-            "words": _packed(words, [position for position, *_ in self.data["context"]]),
+            "images": [_packed(a.map("image", p["media"], **how)) for p in self._all["pictures"]],
+            "sounds": [_packed(a.map("audio", s["media"], **how)) for s in self._all["sounds"]],
+            "words": _packed(words, [position for position, *_ in self._all["context"]]),
             "shares": [round(float(x), 5) for x in np.add.reduceat(row, edges)] if seen else [],
             "sinks": [[s.position, s.mass, s.piece, s.why] for s in a.sinks()],
             "heads": [int(h) for h in a.heads], "gap": a.replay_gap, "seconds": time.perf_counter() - began,
@@ -181,7 +202,7 @@ class AttentionView(View):
 
     def answer_lens(self, media: int) -> dict[str, Any]:
         """What each patch would say, read out after each layer: the nearest word."""
-        return _nearest(self._who("lens").lens(self.trace, "image", int(media)))
+        return _nearest(self._ask("lens", self.trace, "image", int(media)))
 
     def answer_sound(self, media: int) -> dict[str, Any]:
         """A sound as the model hears it, as a WAV file."""
@@ -202,64 +223,52 @@ class AttentionView(View):
         """The page answers attention, if it can be had now; occlusion and lens, if the trace holds them."""
         state = super().saved_state()
         if not self.reasons["attend"]:
-            kept = [question for question, answers in self._kept_answers().items() if answers]
+            kept = [question for question, places in self._kept_places().items() if places]
             state["data"]["reasons"] |= dict.fromkeys(("attend", *kept), "")
             state["data"]["saved"] = True
         return state
 
-    def _metas(self) -> list[dict[str, Any]]:
-        """What is said of each reading that the trace holds."""
+    def _kept_places(self) -> dict[str, list[Any]]:
+        """What the trace holds, by question, told without reading it.
+
+        Of occlusion (word, kind, media) of each word that it holds over all pictures and sounds; of the lens the
+        pictures, if it holds all.
+        """
         assert self.trace is not None  # noqa: S101 (a view of nothing has no page)
-        return [r["meta"] for r in self.trace.readings.values() if isinstance(r["meta"], dict)]
-
-    def _kept_occlusions(self) -> dict[tuple[int, str, int], Occlusion]:
-        """What the trace holds of each word whose occlusion over all pictures and sounds it holds."""
-        assert self.trace is not None  # noqa: S101
-        trace, kept = self.trace, Recorded(self.trace)
-        held = {(*m["tokens"], m["over"], m["media"]) for m in self._metas() if m.get("kind") == "occlusion"}
+        metas = [r["meta"] for r in self.trace.readings.values() if isinstance(r["meta"], dict)]
+        held = {(*m["tokens"], m["over"], m["media"]) for m in metas if m.get("kind") == "occlusion"}
         shown = [(kind, one["media"]) for kind, name in (("image", "pictures"), ("audio", "sounds"))
-                 for one in self.data[name]]  # fmt: skip
-        return {
-            (k, kind, media): kept.occlude(trace, k, kind, media)
-            for k in range(len(trace.tokens)) if all((k, *place) in held for place in shown) for kind, media in shown
-        }  # fmt: skip
-
-    def _kept_answers(self) -> dict[str, dict[str, Any]]:
-        """What the trace holds, by question: words' occlusion over all pictures and sounds, and the pictures' lens."""
-        assert self.trace is not None  # noqa: S101
-        trace, kept, metas = self.trace, Recorded(self.trace), self._metas()
-        hidden = {
-            question_key(ask="occlude", token=k, kind=kind, media=media): _hidden(made)
-            for (k, kind, media), made in self._kept_occlusions().items()
-        }
-        pictures = {one["media"] for one in self.data["pictures"]}
+                 for one in self._all[name]]  # fmt: skip
+        words = [k for k in range(len(self.trace)) if all((k, *place) in held for place in shown)]
+        pictures = {one["media"] for one in self._all["pictures"]}
         looks = {m["media"] for m in metas if m.get("kind") == "lens" and m.get("over") == "image"}
-        nearest = {
-            question_key(ask="lens", media=m): _nearest(kept.lens(trace, "image", m))
-            for m in (pictures if looks >= pictures else ())
+        return {
+            "occlude": [(k, kind, media) for k in words for kind, media in shown],
+            "lens": sorted(pictures) if looks >= pictures else [],
         }
-        return {"occlude": hidden, "lens": nearest}
 
     def saved_answers(self) -> dict[str, Any]:
         """Every word's attention, mean over heads and the layers that see each place, as far as room is; the sounds."""
         answers: dict[str, Any] = {}
         if self.trace is None:
             return answers
-        room = _PAGE
-        if not self.reasons["attend"]:
-            for kept in self._kept_answers().values():
-                answers |= kept
+        room, attended = _PAGE, not self.reasons["attend"]
+        hidden: dict[tuple[int, str, int], Occlusion] = {}
+        if attended:
+            kept, places = Recorded(self.trace), self._kept_places()
+            hidden = {place: kept.occlude(self.trace, *place) for place in places["occlude"]}
+            for (k, kind, media), made in hidden.items():
+                answers[question_key(ask="occlude", token=k, kind=kind, media=media)] = _hidden(made)
+            for media in places["lens"]:
+                answers[question_key(ask="lens", media=media)] = _nearest(kept.lens(self.trace, "image", media))
             room -= sum(map(size, answers.values()))
-        for sound in self.data["sounds"]:
+        for sound in self._all["sounds"]:
             for ask in ("spectrogram", "sound"):
                 answer = getattr(self, f"answer_{ask}")(sound["media"])
                 room -= size(answer)
                 if room > 0:
                     answers[question_key(ask=ask, media=sound["media"])] = answer
-        if self.reasons["attend"]:
-            return answers
-        hidden = self._kept_occlusions()
-        for token in self._each_word():
+        for token in self._each_word() if attended else ():
             for sinks in (True, False):
                 how: dict[str, Any] = {"layer": None, "head": None, "reduce": "mean", "sinks": sinks}
                 answer = self.answer_attend(token, **how)
@@ -283,9 +292,21 @@ class AttentionView(View):
             wanted = None if isinstance(who, Recorded) else range(first, min(n, first + step))
             read = who.attend(self.trace, tokens=wanted)
             held = [int(k) for k in read.tokens]
-            self._read = dict.fromkeys(held, read)
+            self._held().attention = dict.fromkeys(held, read)
             yield from held
-        self._read = {}
+        self._held().attention = {}
+
+
+def _pictures(trace: Trace, side: int) -> list[dict[str, Any]]:
+    """The pictures that have a grid of patches, each no larger than ``side`` pixels."""
+    grids = {s.media: s for s in trace.prompt.segments if s.kind == "image" and s.rows and s.cols}
+    made = []
+    for k, image in enumerate(trace.images):
+        if k in grids:
+            url, width, height = thumbnail(image, side)
+            made.append({"media": k, "name": image.name, "url": url, "width": width, "height": height,
+                         "rows": grids[k].rows, "cols": grids[k].cols})  # fmt: skip
+    return made
 
 
 def _packed(made: Map, only: list[int] | None = None, least: float = 0.0) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A view never holds a model; an inspector is asked, and ``reasons`` says why it c
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Mapping
@@ -112,6 +113,8 @@ class View(Panel):
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
         super().__init__(trace=trace, inspector=inspector, **more)
+        self._drawings = itertools.count(1)
+        self._all: dict[str, Any] = {}  # what is drawn, also where that is too large for a message: a page has no limit
         self.refresh()
         self.observe(self._changed, names=["trace", "inspector"])
 
@@ -131,19 +134,27 @@ class View(Panel):
     def refresh(self) -> None:
         """Draw the trace again.
 
+        One that is too large for a message to the browser leaves the view empty, and ``error`` says by how much.
+
         Raises:
-            WorkbenchError: It is too large for a message to the browser; says by how much.
+            WorkbenchError: It cannot be drawn; the view is empty then too.
         """
-        data = {} if self.trace is None else {**self.describe(self.trace), "reasons": self.reasons}
-        if size(data) > LIMIT:
-            raise WorkbenchError(
-                f"This view needs {size(data) / 1e6:.1f} MB and a message to the browser takes {LIMIT / 1e6:.1f}. "
-                "Ask with a smaller top= or fewer tokens."
-            )
-        with self.hold_sync():
-            if self.trace is not None and self.selected >= len(self.trace):
-                self.selected = -1
-            self.data = data
+        trace, words = self.trace, ""
+        # a number of its own: traitlets and the browser both leave out what equals what was there
+        drawing = {"serial": next(self._drawings)}
+        try:
+            self._all = {} if trace is None else {**self.describe(trace), "reasons": self.reasons, **drawing}
+            if size(self._all) > LIMIT:
+                words = _too_large(self._all)
+        except Exception as error:
+            self._all, words = {}, explain(error)
+            raise
+        finally:
+            with self.hold_sync():
+                if trace is not None and self.selected >= len(trace):
+                    self.selected = -1
+                self.error = words
+                self.data = drawing if words else self._all
 
     def _changed(self, _change: Any) -> None:
         self.refresh()
@@ -152,9 +163,11 @@ class View(Panel):
 
     def saved_state(self) -> dict[str, Any]:
         """The traits a page needs; what only an inspector could answer is greyed out with the reason."""
+        if self.trace is not None and not self._all:
+            self.refresh()  # it could not be drawn: say why, instead of a page with nothing in it
         state = {name: getattr(self, name) for name in self.SAVED}
         reason = "This is a saved page: open the trace with its model to ask for more."
-        state["data"] = {**state["data"], "reasons": dict.fromkeys(QUESTIONS, reason)}
+        state["data"] = {**self._all, "reasons": dict.fromkeys(QUESTIONS, reason)}
         return state
 
     def saved_answers(self) -> dict[str, Any]:
@@ -174,6 +187,17 @@ class View(Panel):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.trace!r})"
+
+
+def _too_large(data: Mapping[str, Any]) -> str:
+    """How much too large for a message, of what, and what helps."""
+    pictures = data.get("pictures") or ()
+    part = f", {size(pictures) / 1e6:.1f} of it for {len(pictures)} pictures," if pictures else ""
+    fewer = "fewer pictures, " if pictures else ""
+    return (
+        f"This view needs {size(data) / 1e6:.1f} MB{part} and a message to the browser takes {LIMIT / 1e6:.1f}. "
+        f"Ask with {fewer}a smaller top= or fewer tokens; a page of it (to_html) has no such limit."
+    )
 
 
 def question_key(**question: Any) -> str:

@@ -29,7 +29,7 @@ from widgets.media_input import MediaInput
 from widgets.settings_form import SettingsForm
 from widgets.token_view import TokenView
 from workbench.columns import SOURCES
-from workbench.errors import PromptError, TraceError, WorkbenchError
+from workbench.errors import PromptError, TraceError
 from workbench.trace import Token, Trace
 
 __all__ = ["Workbench"]
@@ -125,7 +125,7 @@ class Workbench(ipywidgets.VBox):
         self.add_class("wb-bench")
         self._wire()
         if trace is not None:
-            self._keep(trace)
+            self._say_failed(self._keep(trace))
 
     @property
     def answer(self) -> TokenView:
@@ -173,8 +173,8 @@ class Workbench(ipywidgets.VBox):
                     question, images=images, audio=audio, history=history, image_tokens=self.media.image_tokens,
                     on_token=self._token, stop=self._stop, **settings,
                 )  # fmt: skip
-                self._keep(trace)
-                self._say(_summary(trace))
+                failed = self._keep(trace)
+                self._say(" ".join(filter(None, [_summary(trace), failed])), bad=bool(failed))
             except Exception as error:  # noqa: BLE001 (whatever it is belongs under the buttons, where the user looks)
                 self._broke_off(error)
             finally:
@@ -193,10 +193,10 @@ class Workbench(ipywidgets.VBox):
 
     def _broke_off(self, error: BaseException) -> None:
         """Say why; what was there before stands again, and before the first answer the words that came stay."""
-        if self.trace is not None:
-            self.answer.refresh()
-        else:
+        if self.trace is None:
             self.answer.broke_off("broke off")
+        elif self._sent:
+            self.answer.refresh()
         self._say(explain(error), bad=True)
 
     def branch(self, trace: Trace, *, at: int, token: int | str) -> Trace:
@@ -246,7 +246,8 @@ class Workbench(ipywidgets.VBox):
 
     # --- runs --------------------------------------------------------------------------------------------------------
 
-    def _keep(self, trace: Trace) -> None:
+    def _keep(self, trace: Trace) -> str:
+        """Remember a run and show it; gives what of it cannot be shown."""
         self.traces = (*self.traces, trace)
         first = max(0, len(self.traces) - _RUNS_LISTED)
         options = [(f"{k + 1} · {_label(t)}", k) for k, t in enumerate(self.traces) if k >= first]
@@ -254,29 +255,45 @@ class Workbench(ipywidgets.VBox):
         self.history.options = options
         self.history.value = len(self.traces) - 1
         self._listing = False
-        self._show(trace)
+        return self._show(trace)
 
     def _picked(self, change: Any) -> None:
         if not self._listing and change.new is not None:
-            self._show(self.traces[change.new])
+            self._say_failed(self._show(self.traces[change.new]))
 
-    def _show(self, trace: Trace) -> None:
+    def _show(self, trace: Trace) -> str:
+        """Show a run in all views, also when one of them cannot; gives the reasons of those, in words."""
         self.trace = trace
-        for view in self.views.values():
-            view.trace = trace
-        self.answer.refresh()  # in the place of words that came one by one, also when they are the same trace's
+        failed = []
+        for name, view in self.views.items():
+            same = view.trace is trace
+            try:
+                view.trace = trace
+                if same and view is self.answer and self._sent:
+                    view.refresh()  # in the place of words that came one by one
+            except Exception as error:  # noqa: BLE001 (the other views still go to this run; the words are given)
+                failed.append(f"{name}: {explain(error)}")
+            else:
+                failed += [f"{name}: {view.error}"] if view.error else []
+        self._sent = 0
         self._enable()
+        return " ".join(failed)
+
+    def _say_failed(self, failed: str) -> None:
+        if failed:
+            self._say(failed, bad=True)
 
     def _branched(self, change: Any) -> None:
         """The answer's view went to another trace by itself: a branch, or back from one."""
         new = change.new
         if new is None or new is self.trace:
             return
+        self._sent = 0  # it is drawn already, in the place of the words that came
         known = [k for k, trace in enumerate(self.traces) if trace is new]
         if known:
             self.history.value = known[0]
         else:
-            self._keep(new)
+            self._say_failed(self._keep(new))
 
     # --- files -------------------------------------------------------------------------------------------------------
 
@@ -310,19 +327,20 @@ class Workbench(ipywidgets.VBox):
             raise TraceError("Write a file name first.")
         try:
             target = Path(name).expanduser()
-        except RuntimeError as error:
-            raise TraceError(f"{name!r}: {error}") from error
-        if target.name in ("", "..") or name.endswith(("/", os.sep)) or target.is_dir():
-            raise TraceError(f"{name!r} is a folder; write the name of a file too.")
-        if target.suffix in (".trace", ".html"):
-            target = target.with_suffix(ending)
-        elif target.suffix != ending:
-            target = target.with_name(target.name + ending)
-        free = target
-        for number in itertools.count(2) if path is None else ():  # a button that is pressed twice loses nothing
-            if not free.exists():
-                break
-            free = target.with_name(f"{target.stem} {number}{ending}")
+            if target.name in ("", "..") or name.endswith(("/", os.sep)) or target.is_dir():
+                raise TraceError(f"{name!r} is a folder; write the name of a file too.")
+            if target.suffix in (".trace", ".html"):
+                target = target.with_suffix(ending)
+            elif target.suffix != ending:
+                target = target.with_name(target.name + ending)
+            free = target
+            for number in itertools.count(2) if path is None else ():  # a button that is pressed twice loses nothing
+                if not free.exists():
+                    break
+                free = target.with_name(f"{target.stem} {number}{ending}")
+        except (OSError, RuntimeError) as error:  # too long a name, a folder that is closed, no home
+            words = getattr(error, "strerror", None) or error
+            raise TraceError(f"{_short(name, 80)!r} cannot be written: {words}. Name another file.") from error
         return free
 
     def _shown(self) -> Trace:
@@ -351,8 +369,8 @@ class Workbench(ipywidgets.VBox):
     def _say_errors(self, act: Any) -> None:
         try:
             act()
-        except WorkbenchError as error:
-            self._say(str(error), bad=True)
+        except Exception as error:  # noqa: BLE001 (as for a run: whatever it is belongs under the buttons)
+            self._say(explain(error), bad=True)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         made = super()._repr_mimebundle_(**kwargs)

@@ -151,8 +151,8 @@ def kl(diff: TraceDiff) -> go.Figure:
     return _figure(
         [{"type": "bar", "x": [*range(len(diff))], "y": diff.kl.tolist(),
           "marker": {"color": BLUE, "pattern": {"shape": ["" if same else "/" for same in diff.agree]}}}],
-        xaxis={"title": "token", "tickvals": [*range(len(diff))],
-               "ticktext": [text(p) for p in diff.a.tokens.piece[: len(diff)]]} if len(diff) <= 60 else {},
+        xaxis={"tickvals": [*range(len(diff))], "ticktext": [text(p) for p in diff.a.tokens.piece[: len(diff)]],
+               "title": "token"} if len(diff) <= 60 else {"title": "token"},
         yaxis={"title": "KL (nats)" if diff.exact else "KL, at least (nats)"},
     )  # fmt: skip
 

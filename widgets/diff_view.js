@@ -5,14 +5,14 @@ import { bars } from "./lib/bars.js";
 import { STEPS } from "./lib/colour.js";
 import { h } from "./lib/dom.js";
 import { count, percent, safe, visible } from "./lib/format.js";
-import { listen, view } from "./lib/view.js";
+import { emptyNote, listen, view } from "./lib/view.js";
 import { words } from "./lib/words.js";
 
 const step = (kl) => Math.max(0, Math.min(9, 9 - Math.floor(4.5 * kl)));
 
 function build({ model, body, data, signal }) {
   if (!data.sides) {
-    body.append(h("p", { class: "wb-note" }, "There are no two answers to compare yet."));
+    body.append(emptyNote(model, "There are no two answers to compare yet."));
     return;
   }
   const [kl, agree, logprobA, logprobB] = ["kl", "agree", "logprob_a", "logprob_b"].map((name) => numbers(data[name]));

@@ -5,7 +5,7 @@ import { bars, curve } from "./lib/bars.js";
 import { button, h } from "./lib/dom.js";
 import { byPosition, draftCost, fate, speed, tokensARound } from "./lib/drafts.js";
 import { count, percent, safe, seconds, visible } from "./lib/format.js";
-import { eachFrame, listen, view } from "./lib/view.js";
+import { emptyNote, eachFrame, listen, view } from "./lib/view.js";
 
 const LONGEST = 8;
 const MARKS = { kept: "✓", thrown: "✗", unjudged: "·", corrected: "↳", bonus: "+" };
@@ -94,7 +94,7 @@ function whatIf(rounds, shares) {
 
 function build({ model, body, ask, complain, data, signal }) {
   if (!data.rounds) {
-    body.append(h("p", { class: "wb-note" }, "Nothing has been asked yet."));
+    body.append(emptyNote(model, "Nothing has been asked yet."));
     return;
   }
   const measure = button("Measure the speed-up", async () => {

@@ -26,6 +26,7 @@ FORMATS = (".png", ".svg", ".pdf")
 
 _WIDE = 460.0  # points of the drawing, as wide as a page of text
 _TALL = 420.0  # at most
+_BAR = 40.0  # at least, so that the colour bar's three numbers lie apart, however flat the picture is
 _MARGIN = 18.0
 _INK, _GREY, _FRAME = (30, 30, 30), (110, 110, 110), (213, 94, 0)
 _MOST_PIXELS = 1600  # a side of an embedded picture
@@ -75,16 +76,17 @@ def draw(trace: Trace, made: Map, *, note: str = "") -> Sheet:
         scale, width, tall = 0.0, _WIDE, 130.0
     top = _MARGIN + 13 * len(head)
     axis = 24 if made.kind == "audio" else 6
-    sheet = Sheet(_MARGIN * 2 + _WIDE + 64, top + tall + axis + 11 * len(foot) + _MARGIN)
+    room = max(tall, _BAR)
+    sheet = Sheet(_MARGIN * 2 + _WIDE + 64, top + room + axis + 11 * len(foot) + _MARGIN)
     for k, line in enumerate(head):
         sheet.text(_MARGIN, _MARGIN + 13 * k + 4, line, size=10.5 if k == 0 else 9)
     if made.kind == "image":
         _image(sheet, trace, made, top, scale)
     else:
         _sound(sheet, trace, made, top, tall)
-    _bar(sheet, made, _MARGIN + width + 12, top, tall)
+    _bar(sheet, made, _MARGIN + width + 12, top, room)
     for k, line in enumerate(foot):
-        sheet.text(_MARGIN, top + tall + axis + 11 * (k + 1), line, size=7.5, colour=_GREY)
+        sheet.text(_MARGIN, top + room + axis + 11 * (k + 1), line, size=7.5, colour=_GREY)
     return sheet
 
 

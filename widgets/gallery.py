@@ -22,6 +22,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.lessons import copies
+from workbench.versions import installing
 
 __all__ = ["build", "page"]
 
@@ -156,4 +157,4 @@ def _run(path: Path, timeout_s: int) -> Any:
 def _check_installed() -> None:
     missing = [name for name in ("nbclient", "nbconvert", "ipykernel") if find_spec(name) is None]
     if missing:
-        raise WorkbenchError(f'{missing[0]} is not installed: pip install "gemma-workbench[lab,model]"')
+        raise WorkbenchError(f"{missing[0]} is not installed: pip install {installing('lab,model')}")

@@ -71,8 +71,9 @@ function build({ model, body, ask, complain, data, signal }) {
 
   // --- microphone and webcam
   const nothing = whyNoDevices();
-  let recording = null;
+  let recording = null, starting = false, looking = false;
   const mic = button("● Record", () => tell((async () => {
+    if (starting) return; // the second click of two: the first one's stream is on its way
     if (recording) {
       const mine = recording;
       recording = null;
@@ -81,17 +82,28 @@ function build({ model, body, ask, complain, data, signal }) {
       send(await mine.finish());
       return;
     }
-    recording = await record(signal, LONGEST, () => recording && mic.click());
+    starting = true;
+    try {
+      const mine = await record(signal, LONGEST, () => recording === mine && mic.click());
+      recording = mine;
+    } finally {
+      starting = false;
+    }
     mic.textContent = "■ Stop recording";
     mic.classList.add("wb-live");
   })()), { reason: nothing, title: `From the microphone, at most ${LONGEST} seconds` });
   const cam = button("Webcam", () => tell((async () => {
+    if (looking) return; // it is on, or about to be
+    looking = true;
     const life = new AbortController();
-    const close = () => { life.abort(); camera.hidden = true; camera.replaceChildren(); cam.focus(); };
+    const close = () => { life.abort(); looking = false; camera.hidden = true; camera.replaceChildren(); cam.focus(); };
     const video = h("video", { playsinline: true, "aria-label": "Webcam" });
     video.muted = true;
-    const eye = await webcam(video, AbortSignal.any([signal, life.signal]));
-    const shoot = button("Take picture", () => tell(eye.take().then((file) => { send(file); close(); })));
+    const eye = await webcam(video, AbortSignal.any([signal, life.signal])).catch((error) => { looking = false; throw error; });
+    const shoot = button("Take picture", () => {
+      shoot.setAttribute("aria-disabled", "true"); // one picture, however often it is pressed
+      tell(eye.take().then((file) => { send(file); close(); }));
+    });
     camera.replaceChildren(video, h("div", { class: "wb-tools" }, shoot, button("Cancel", close)));
     camera.hidden = false;
     shoot.focus();

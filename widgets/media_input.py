@@ -110,15 +110,17 @@ class MediaInput(Panel):
             name: What to call a single one.
 
         Raises:
-            MediaError: It is neither, it is broken or too large, or there are already too many.
+            MediaError: One is neither, is broken or too large, or there are already too many; then none is added.
         """
+        made: dict[int, Image | Audio] = {}
         for source in sources:
-            if len(self._media) >= _MOST_ITEMS:
+            if len(self._media) + len(made) >= _MOST_ITEMS:
                 raise MediaError(
                     f"{name or display_name(source)}: there are {_MOST_ITEMS} pictures and sounds already. Remove some "
                     "first."
                 )
-            self._media[next(self._numbers)] = _load(source, name)
+            made[next(self._numbers)] = _load(source, name)
+        self._media |= made
         self._show()
 
     def remove(self, key: int) -> None:

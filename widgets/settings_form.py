@@ -13,6 +13,8 @@ __all__ = ["GREEDY", "MINE", "OWN", "SettingsForm"]
 OWN, GREEDY, MINE = "the model's own settings", "greedy: always the likeliest word", "set by hand"
 """How words are chosen."""
 
+_DIGITS = 19  # of the largest seed; Python does not read numbers of thousands
+
 
 class SettingsForm(ipywidgets.Accordion):
     """The settings of a run, folded.
@@ -58,7 +60,7 @@ class SettingsForm(ipywidgets.Accordion):
         """Keyword arguments for ``model.ask``.
 
         Raises:
-            PromptError: The seed is no whole number.
+            PromptError: The seed is no whole number, or too large.
         """
         made: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens.value, "draft": self.draft.value, "thinking": self.thinking.value,
@@ -69,6 +71,7 @@ class SettingsForm(ipywidgets.Accordion):
         if self.how.value == MINE:
             made |= {"temperature": self.temperature.value, "top_k": self.top_k.value, "top_p": self.top_p.value}
         seed = self.seed.value.strip()
-        if seed and not seed.isdecimal():
-            raise PromptError(f"Seed {seed!r}: expected a whole number of 0 or more, or nothing to have one drawn.")
+        if seed and not (seed.isdecimal() and len(seed) <= _DIGITS):
+            said = seed if len(seed) <= 2 * _DIGITS else f"{seed[: 2 * _DIGITS]}…"
+            raise PromptError(f"Seed {said!r}: expected a whole number of 0 to 2^63 - 1, or nothing to have one drawn.")
         return {**made, "seed": int(seed)} if seed else made

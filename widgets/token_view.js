@@ -4,7 +4,7 @@ import { numbers } from "./lib/arrays.js";
 import { MEASURES, STEPS } from "./lib/colour.js";
 import { button, choice, h } from "./lib/dom.js";
 import { count, percent, safe, seconds, visible } from "./lib/format.js";
-import { eachFrame, listen, view } from "./lib/view.js";
+import { emptyNote, eachFrame, listen, view } from "./lib/view.js";
 import { SOURCES, words } from "./lib/words.js";
 
 const SHOWN = 8; // alternatives before "more"
@@ -62,7 +62,7 @@ function promptOf(prompt) {
     h("div", { class: "wb-strip", role: "img", "aria-label": prompt.segments.map((s) => `${s.kind} ${s.length}`).join(", ") }, bar), text);
 }
 
-function panel(t, nearly, { ask, complain, reasons, back, greedy }) {
+function panel(t, nearly, { go, reasons, back, greedy }) {
   const element = h("div", { class: "wb-panel", "aria-live": "polite" });
   let all = false, last = null;
 
@@ -80,17 +80,7 @@ function panel(t, nearly, { ask, complain, reasons, back, greedy }) {
     const line = button(
       [h("code", {}, (said ? "▸" : "") + visible(piece)), h("i", { style: { "--w": `${100 * Math.exp(Math.min(logprob, 0))}%` } }), h("em", {}, percent(logprob)),
         h("span", { class: "wb-sr" }, `, choice ${place + 1}${out ? ", filtered out" : ""}${said ? ", said" : ""}`)],
-      async () => {
-        element.setAttribute("aria-busy", "true");
-        try {
-          complain("");
-          await ask({ ask: "branch", at: k, token: id });
-        } catch (error) {
-          complain(error);
-        } finally {
-          element.removeAttribute("aria-busy");
-        }
-      },
+      () => go({ ask: "branch", at: k, token: id }),
       {
         reason,
         title: `Say ${visible(piece)} here instead, and go on from there`,
@@ -128,15 +118,27 @@ function summary(items) {
 
 function build({ model, body, ask, complain, data, signal }) {
   if (!data.tokens) {
-    body.append(h("p", { class: "wb-note" }, "Nothing has been asked yet."));
+    body.append(emptyNote(model, "Nothing has been asked yet."));
     live({ model, body, signal });
     return;
   }
   const t = columns(data.tokens);
   const special = (k) => data.special.includes(k);
   let measure = model.get("measure"), pinned = -1;
-  const back = data.parents ? () => button("↩ back", () => ask({ ask: "back" }).catch(complain), { title: "To the answer this one branched from" }) : null;
-  const about = panel(t, alternativesOf(data.tokens, t.K), { ask, complain, reasons: data.reasons, back, greedy: data.greedy });
+  const go = async (question) => {
+    if (about.element.hasAttribute("aria-busy")) return; // the second click of two: the first one is on its way
+    about.element.setAttribute("aria-busy", "true");
+    try {
+      complain("");
+      await ask({ ...question, serial: data.serial });
+    } catch (error) {
+      complain(error);
+    } finally {
+      about.element.removeAttribute("aria-busy");
+    }
+  };
+  const back = data.parents ? () => button("↩ back", () => go({ ask: "back" }), { title: "To the answer this one branched from" }) : null;
+  const about = panel(t, alternativesOf(data.tokens, t.K), { go, reasons: data.reasons, back, greedy: data.greedy });
 
   let pointed = -1;
   const repaint = eachFrame(() => about.show(pointed >= 0 ? pointed : pinned, pointed < 0 && pinned >= 0));

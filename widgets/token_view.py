@@ -75,24 +75,40 @@ class TokenView(View):
         """
         sources = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
         rows = [[t.piece, t.logprob, sources.get(t.source, 0)] for t in tokens]
+        if first == 0:
+            self.tail = {}  # an answer that begins as one did that broke off is sent all the same
         self.tail = {"from": first, "rows": rows}
 
     def broke_off(self, words: str) -> None:
         """A running answer ended with an error: the words that came stay, and it is said that no more come."""
         self.tail = {"from": 0, "rows": [], "ended": words}
 
-    def answer_branch(self, at: int, token: int) -> dict[str, Any]:
-        """Say another token at one place and go on; the new trace is shown, the old one is kept for ``back``."""
-        if self.reasons["branch"] or self.trace is None:
+    def answer_branch(self, at: int, token: int, serial: int | None = None) -> dict[str, Any]:
+        """Say another token at one place and go on; the new trace is shown, the old one is kept for ``back``.
+
+        Args:
+            at: The place, counted from 0.
+            token: The other token.
+            serial: That of the ``data`` which was clicked in; None is whatever is shown.
+        """
+        trace = self.trace
+        self._still(serial)
+        if self.reasons["branch"] or trace is None:
             raise WorkbenchError(self.reasons["branch"])
-        new = self.inspector.branch(self.trace, at=int(at), token=int(token))
-        self._parents[id(new)] = new, self.trace
+        new = self.inspector.branch(trace, at=int(at), token=int(token))
+        self._parents[id(new)] = new, trace
         self.trace = new
         self.selected = int(at)
         return {}
 
-    def answer_back(self) -> dict[str, Any]:
+    def _still(self, serial: int | None) -> None:
+        """Refuse what was asked about an answer that is not shown any more, as by the second of two quick clicks."""
+        if serial is not None and serial != self.data.get("serial"):
+            raise WorkbenchError("Another answer has come in the place of the one you clicked in. Click in this one.")
+
+    def answer_back(self, serial: int | None = None) -> dict[str, Any]:
         """Back to the trace that this one branched from."""
+        self._still(serial)
         if id(self.trace) not in self._parents:
             raise WorkbenchError("This answer has not branched from another.")
         self.trace = self._parents[id(self.trace)][1]

@@ -1,9 +1,10 @@
-"""Small pictures for pages: a PNG of an image, an outline of a sound, a colour for an amount. Numpy and Pillow only."""
+"""Small pictures for pages: of an image, an outline of a sound, a colour for an amount. Numpy and Pillow only."""
 
 from __future__ import annotations
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +16,28 @@ VIRIDIS = ((68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 
            (110, 206, 88), (181, 222, 43), (253, 231, 37))  # fmt: skip
 """Ten steps of matplotlib's viridis, sRGB, from little to much."""
 
+_QUALITY = 88
+_TIMES = 3  # so much smaller a JPEG is of a photograph, and hardly of anything drawn or written
+
 
 def thumbnail(image: Image, side: int = 240) -> tuple[str, int, int]:
     """A picture no larger than ``side`` pixels.
 
     Returns:
-        A PNG as a data URL, its width and its height. Smaller pictures are not scaled.
+        A data URL, its width and its height: a PNG, of a photograph a JPEG. Smaller pictures are not scaled.
     """
     small = image.to_pil()
     small.thumbnail((side, side), reducing_gap=2.0)
-    file = io.BytesIO()
-    small.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}", small.width, small.height
+
+    def encoded(kind: str, **how: Any) -> bytes:
+        file = io.BytesIO()
+        small.save(file, kind, **how)
+        return file.getvalue()
+
+    kind, data = "jpeg", encoded("JPEG", quality=_QUALITY)
+    if _TIMES * len(data) > len(encoded("PNG", compress_level=1)):  # which is quick, where all of a PNG takes a second
+        kind, data = "png", encoded("PNG", optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}", small.width, small.height
 
 
 def waveform(sound: Audio, width: int = 240, height: int = 48) -> str:

@@ -1,11 +1,15 @@
 """AttentionView in a real browser: the hottest patch is where it should be, for the word that is picked."""
 
+import threading
+
+import numpy as np
 import pytest
 
 from tests.attentions import Looker, hot, make_attention, make_occlusion
 from tests.browser.bridge import PATIENCE, Bridge
 from tests.traces import make_trace
 from widgets import AttentionView, TokenView, to_html
+from workbench.errors import TraceError
 from workbench.readings import keep
 
 TRACE = make_trace(tokens=6)
@@ -120,6 +124,124 @@ def test_sounds_are_played_from_where_one_clicks(looking):
     bridge.until(lambda: tab.locator(".wb-cursor:not([hidden])").count() == 1)
     tab.get_by_role("button", name="Spectrogram").click()
     bridge.until(lambda: tab.get_by_role("img", name="Spectrogram of word.wav").count() == 1)
+
+
+def test_a_slow_answer_does_not_paint_over_a_newer_choice(looking):
+    view, tab, bridge = looking
+    real, go = view.answer_attend, threading.Event()
+
+    def slow(token, layer=None, **more):
+        if token == 2 or layer == 1:
+            go.wait(20)
+        return real(token=token, layer=layer, **more)
+
+    def settled():
+        return tab.locator(".wb-body[aria-busy]").count() == 0
+
+    view.answer_attend = slow
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0" and settled())
+    caption = tab.locator(".wb-scene figcaption").first
+    everywhere = caption.inner_text()
+    tab.get_by_label("Layer", exact=True).select_option("1")
+    tab.get_by_label("Layer", exact=True).select_option("")  # which is known, and shown at once
+    go.set()
+    bridge.until(settled)
+    assert caption.inner_text() == everywhere != ""
+    tab.get_by_label("Layer", exact=True).select_option("1")
+    bridge.until(lambda: "Layer 1." in caption.inner_text())
+    assert tab.get_by_text("by part of the prompt (layer 1)").count() == 1
+    tab.get_by_label("Layer", exact=True).select_option("")
+    go.clear()
+    words = tab.locator(".wb-t[role=option]")
+    words.nth(2).click()
+    words.nth(0).click()
+    go.set()
+    bridge.until(settled)
+    assert hottest(tab, "Heat on scene.png") == "0"
+    tab.mouse.move(0, 0)
+    words.nth(2).click()
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == str(hot(TRACE, 2, 0)))
+
+
+def test_the_grid_of_heads_is_of_the_word_that_was_asked_about(looking):
+    view, tab, bridge = looking
+    real, asked, go = view.answer_heads, [], {0: threading.Event(), 3: threading.Event()}
+
+    def slow(token, **more):
+        asked.append(token)
+        go[token].wait(20)
+        return real(token, **more)
+
+    view.answer_heads = slow
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")
+    tab.get_by_text("Every layer and head").click()
+    bridge.until(lambda: asked == [0])
+    tab.locator(".wb-t[role=option]").nth(3).click()
+    go[0].set()
+    bridge.until(lambda: asked == [0, 3])  # the answer about the first word is on its way
+    tab.wait_for_timeout(100)
+    bridge.pump()
+    assert tab.locator(".wb-heads").inner_text() == ""
+    go[3].set()
+    bridge.until(lambda: tab.get_by_text("The first picture, token 3.").count() == 1)
+    pixels = "(node) => [...node.getContext('2d').getImageData(0, 0, 5, 3).data].filter((_, k) => k % 4 === 0)"
+    reds = tab.get_by_role("img", name="Layer 0, head 0").evaluate(pixels)
+    assert int(np.argmax(reds)) == hot(TRACE, 3, 0)
+
+
+def test_a_lens_that_failed_is_asked_again(looking):
+    view, tab, bridge = looking
+    real, asked = view.answer_lens, []
+
+    def fails_once(media):
+        asked.append(media)
+        if len(asked) == 1:
+            raise TraceError("Busy: ask again.")
+        return real(media)
+
+    view.answer_lens = fails_once
+    bridge.until(lambda: hottest(tab, "Heat on scene.png") == "0")
+    tab.get_by_role("button", name="lens").click()
+    box = stage(tab, "Heat on scene.png").bounding_box()
+    tab.mouse.move(box["x"] + 8, box["y"] + 8)
+    bridge.until(lambda: "Busy" in tab.get_by_role("alert").inner_text())
+    tab.mouse.move(box["x"] + 9, box["y"] + 9)
+    bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
+    assert asked == [0, 0]
+
+
+def test_a_sound_that_plays_is_stopped_and_played_from_elsewhere(looking):
+    _, tab, bridge = looking
+    bridge.until(lambda: hottest(tab, "Heat on word.wav") == "0")
+    tab.evaluate(
+        """() => {
+            window.made = [];
+            window.Audio = class extends EventTarget { // an hour long: no test waits for its end
+                currentTime = 0;
+                constructor() { super(); made.push(this); }
+                async play() { this.on = true; }
+                pause() { this.on = false; }
+            };
+        }"""
+    )
+    playing = "made.filter((sound) => sound.on).length"
+    cursor = tab.locator(".wb-cursor:not([hidden])")
+    for at in (0.1, 0.5):
+        stage(tab, "Heat on word.wav").click(position={"x": at * 300, "y": 20})
+        bridge.until(lambda at=at: tab.evaluate("made.length") == (1 if at == 0.1 else 2))
+        bridge.until(lambda: cursor.count() == 1)
+        assert tab.evaluate(playing) == 1
+    tab.wait_for_timeout(100)
+    assert cursor.count() == 1
+    tab.get_by_role("button", name="Stop word.wav").click()
+    assert tab.evaluate(playing) == 0
+    assert cursor.count() == 0
+    play = tab.get_by_role("button", name="Play word.wav")
+    assert play.inner_text() == "▶ Play"
+    play.click()
+    bridge.until(lambda: tab.get_by_role("button", name="Stop word.wav").count() == 1)
+    tab.evaluate("made.at(-1).dispatchEvent(new Event('ended'))")
+    play.wait_for()
 
 
 def test_a_page_holds_every_word_and_shares_the_picked_one(open_page, picture, tmp_path):

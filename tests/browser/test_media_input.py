@@ -141,6 +141,48 @@ def test_microphone_and_webcam(media):
     assert tab.locator("video").count() == 0
 
 
+LIVE = "(kind) => tracks.filter((track) => track.kind === kind && track.readyState === 'live').length"
+
+
+def test_a_double_click_leaves_no_microphone_and_no_camera_on(media):
+    widget, tab, bridge = media
+    tab.evaluate(
+        """() => {
+            window.tracks = [];
+            const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+                const stream = await real(wanted);
+                tracks.push(...stream.getTracks());
+                return stream;
+            };
+        }"""
+    )
+    tab.get_by_role("button", name="Record").dblclick()
+    stop = tab.get_by_role("button", name="Stop recording")
+    stop.wait_for()
+    tab.wait_for_timeout(1000)
+    assert tab.evaluate(LIVE, "audio") == 1
+    stop.click()
+    bridge.until(lambda: len(widget.audio) == 1)
+    assert tab.evaluate(LIVE, "audio") == 0
+    webcam = tab.get_by_role("button", name="Webcam")
+    for _ in range(2):
+        webcam.dblclick()
+        cancel = tab.get_by_role("button", name="Cancel", exact=True)
+        cancel.wait_for()
+        webcam.click()
+        tab.wait_for_timeout(1000)
+        assert tab.evaluate(LIVE, "video") == 1
+        cancel.click()
+        assert tab.evaluate(LIVE, "video") == 0
+    webcam.click()
+    tab.get_by_role("button", name="Take picture").dblclick()
+    bridge.until(lambda: len(widget.images) == 1)
+    tab.wait_for_timeout(300)
+    bridge.pump()
+    assert (len(widget.images), tab.evaluate(LIVE, "video")) == (1, 0)
+
+
 def test_a_path_that_is_not_there_is_told(media):
     _, tab, bridge = media
     box = tab.get_by_label("Path on the kernel's disk")

@@ -34,11 +34,17 @@ async function open(wanted, what, signal) {
 /** Start recording; `finish()` gives a WAV file, `cancel()` nothing. At most `most` seconds. */
 export async function record(signal, most, full) {
   const { stream, close } = await open({ audio: true }, "microphone", signal);
-  const recorder = new MediaRecorder(stream);
+  let recorder;
+  try {
+    recorder = new MediaRecorder(stream);
+    recorder.start();
+  } catch (error) {
+    close(); // nobody would know that it is on
+    throw deviceError(error, "microphone");
+  }
   const parts = [];
   recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
   const stopped = new Promise((resolve) => recorder.addEventListener("stop", resolve, { once: true }));
-  recorder.start();
   const timer = setTimeout(full, 1000 * most);
   const end = async () => {
     clearTimeout(timer);
@@ -67,7 +73,12 @@ export async function record(signal, most, full) {
 export async function webcam(video, signal) {
   const { stream, close } = await open({ video: { width: { ideal: 1280 } } }, "camera", signal);
   video.srcObject = stream;
-  await video.play();
+  try {
+    await video.play();
+  } catch (error) {
+    close();
+    throw deviceError(error, "camera");
+  }
   return {
     cancel: close,
     async take() {

@@ -49,10 +49,10 @@ export function player(signal, { at = () => {} } = {}) {
     done();
   };
   signal.addEventListener("abort", stop, { once: true });
-  const tick = () => {
-    if (!audio) return;
-    at(audio.currentTime);
-    requestAnimationFrame(tick);
+  const tick = (mine) => {
+    if (mine !== audio) return;
+    at(mine.currentTime);
+    requestAnimationFrame(() => tick(mine));
   };
   const play = async (bytes, { from = 0, ended = () => {} } = {}) => {
     stop();
@@ -67,7 +67,7 @@ export function player(signal, { at = () => {} } = {}) {
       if (mine === audio) stop(); // a pause() while it was starting is no error
       if (error.name !== "AbortError") throw error;
     }
-    tick();
+    tick(mine);
   };
   return { play, stop, get playing() { return audio !== null; } };
 }

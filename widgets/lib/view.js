@@ -148,6 +148,11 @@ export function view(label, build) {
   };
 }
 
+/** What stands in a view that has nothing to draw; where an error says why, nothing. */
+export function emptyNote(model, words) {
+  return h("p", { class: "wb-note", hidden: Boolean(model.get("error")) }, words);
+}
+
 /** Call `later` once for many calls within a frame. */
 export function eachFrame(later) {
   let asked = false;
