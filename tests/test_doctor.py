@@ -11,8 +11,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from workbench import doctor
+from workbench.catalog import CATALOG
 from workbench.doctor import Facts, Gpu
 from workbench.errors import ModelError
+from workbench.machine import Device, Machine
+from workbench.planning import plan
 from workbench.pocket.examples import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +89,9 @@ def test_a_working_gpu_needs_no_mending():
     facts = replace(LAPTOP, driver="580", driver_cuda="13.0", torch_build="13.0", gpus=(CARD,))
     assert about(facts, "NVIDIA") is None
     assert about(facts, "Device").text == "cuda: NVIDIA A100, 78.0 GB of 80.0 GB free"
-    assert about(facts, "Model gemma-4-12b").text == "would fit into the GPU's memory (26.7 GB of weights)"
+    assert about(facts, "Model gemma-4-12b").text == (
+        "fits: in 16 bit it needs 26.3 GB on cuda, 78.0 GB free; 24.8 GB to fetch"
+    )
 
 
 def test_a_mac_uses_its_gpu():
@@ -168,11 +173,24 @@ def test_what_the_system_does_not_say_is_not_guessed():
 
 def test_which_models_would_fit():
     assert about(LAPTOP, "Model pocket").level == "ok"
-    assert "does not fit: 26.7 GB of weights, 12.0 GB free" in about(LAPTOP, "Model gemma-4-12b").text
-    roomy = replace(LAPTOP, memory_free=40_000_000_000)
-    assert about(roomy, "Model gemma-4-12b").text == "would fit into memory (26.7 GB of weights)"
-    full = replace(roomy, disk_free=5_000_000_000)
-    assert "not onto the disk" in about(full, "Model gemma-4-12b").text
+    ours = about(LAPTOP, "Model gemma-4-12b")
+    assert ours.text == "fits: as int4 it needs 10.3 GB on cpu, 12.0 GB free; 9.1 GB to fetch"
+    assert ours.level == "ok"
+    assert about(LAPTOP, "Model gemma-4-31b").text == "does not fit: as int4 it needs 24.3 GB on cpu, 12.0 GB free"
+    here = replace(LAPTOP, fetched=("google/gemma-4-12B-it-qat-w4a16-ct",))
+    assert "0.8 GB to fetch" in about(here, "Model gemma-4-12b").text  # the drafter
+    full = about(replace(LAPTOP, disk_free=5_000_000_000), "Model gemma-4-12b")
+    assert full.level == "note"
+    assert "9.1 GB have to be fetched, and the disk has 5.0 GB free" in full.text
+
+
+def test_the_doctor_and_the_plan_say_the_same_of_this_machine():
+    """Of one machine, one looked at the 16-bit weights alone and sent people away."""
+    facts = doctor.probe()
+    here = Machine((Device("cpu", facts.memory_free),), facts.disk_free, facts.fetched.__contains__)
+    for name in CATALOG:
+        found = about(replace(facts, gpus=()), f"Model {name}")
+        assert (found.level == "ok") == plan(name, measure=False, here=here).fits, name
 
 
 # --- asking pocket, and the real machine ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from tests.hub import COMMIT, hub  # noqa: F401 (a fixture)
 from workbench import fetching
 from workbench.catalog import find
 from workbench.errors import DoesNotFit, ModelError
-from workbench.machine import _cached
+from workbench.machine import cached
 from workbench.pocket import WEIGHTS
 
 ID = "someone/some-model"
@@ -29,7 +29,7 @@ def there(hub, tmp_path):  # noqa: F811 (the fixture)
 
 def test_what_is_wanted_is_fetched_once_and_found_again(there, capsys):
     entry = find(ID)
-    assert not _cached(ID)
+    assert not cached(ID)
     folder = fetching.fetched(entry)
     assert folder.name == COMMIT
     assert (folder / "model.safetensors").read_bytes() == (WEIGHTS / "model.safetensors").read_bytes()
@@ -39,7 +39,7 @@ def test_what_is_wanted_is_fetched_once_and_found_again(there, capsys):
     said = capsys.readouterr().err
     size = sum(f.stat().st_size for f in folder.iterdir())
     assert f"fetching {ID} ({ID}): {size / 1e9:.2f} GB in {len(list(folder.iterdir()))} files" in said
-    assert _cached(ID)
+    assert cached(ID)
     before = len(there.requests)
     assert fetching.fetched(entry, progress=False) == folder
     assert fetching.fetched(entry, COMMIT, progress=False) == folder
@@ -55,12 +55,12 @@ def test_offline_what_is_here_is_found_and_what_is_not_says_how_to_get_it(there,
         ModelError, match=r"not on this disk, and HF_HUB_OFFLINE is set.*hf download google/gemma-4-12B"
     ):
         fetching.fetched(find("gemma-4-12b"))
-    with pytest.raises(ModelError, match=r"about 26\.7 GB"):
+    with pytest.raises(ModelError, match=r"about 23\.9 GB"):
         fetching.fetched(find("gemma-4-12b"))
     with pytest.raises(ModelError, match=r"hf download someone/some-model --revision v2"):
         fetching.fetched(find(ID), "v2")
     (folder / "model.safetensors").unlink()
-    assert not _cached(ID)
+    assert not cached(ID)
     with pytest.raises(ModelError, match="only a part of it is on this disk"):
         fetching.fetched(find(ID))
 
@@ -96,7 +96,7 @@ def test_a_fetch_that_broke_off_goes_on_with_what_is_left(there, monkeypatch):
     there.broken.add("model.safetensors")
     with pytest.raises(ModelError, match=r"stopped \(.*Files that came whole are kept"):
         fetching.fetched(find(ID), progress=False)
-    assert not _cached(ID)
+    assert not cached(ID)
     there.broken.clear()
     there.requests.clear()
     folder = fetching.fetched(find(ID), progress=False)

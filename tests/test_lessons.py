@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import cli
+from workbench import cli, versions
 from workbench.errors import WorkbenchError
 from workbench.lessons import copies as lessons
 
@@ -136,7 +136,7 @@ def test_without_jupyterlab_there_is_the_command_that_installs_it(tmp_path, monk
     assert cli.main(["lab", str(tmp_path / "mine"), "--no-browser"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert 'pip install "gemma-workbench[lab,model]"' in err
+    assert f'pip install -e "{versions.checkout()}[lab,model]"' in err
     assert (tmp_path / "mine" / "00_welcome.ipynb").exists()
 
 

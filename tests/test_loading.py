@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import workbench  # noqa: E402
-import workbench.loading  # noqa: E402
+from workbench import loading, versions  # noqa: E402
 from workbench.errors import (  # noqa: E402
     Incompatible,
     MediaError,
@@ -22,6 +23,7 @@ from workbench.errors import (  # noqa: E402
     TraceError,
     WorkbenchError,
 )
+from workbench.machine import Device, Machine  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
 
 
@@ -97,6 +99,66 @@ def test_what_a_load_prints_pins_it(capsys):
     workbench.unload(next(n for n, m in workbench.loaded().items() if m.context == 321))
 
 
+def test_the_line_that_is_printed_loads_the_same_again(tmp_path, capsys):
+    folder = tmp_path / "pocket"  # a name of the catalog
+    shutil.copytree(WEIGHTS, folder)
+    for how in ({}, {"drafter": False}, {"drafter": WEIGHTS.parent / "drafter", "context": 500}):
+        mine = workbench.load(folder, **how)
+        line = capsys.readouterr().out
+        assert eval(line, {"workbench": workbench}).info == mine.info
+        assert capsys.readouterr().out in ("", line)
+        assert mine.name == "pocket (folder)"
+        assert str(tmp_path) not in json.dumps(mine.info.to_dict() if hasattr(mine.info, "to_dict") else str(mine.info))
+        workbench.unload("pocket (folder)")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("tokenizer_config.json", "tokenizer_config.json missing"),
+        ("chat_template.jinja", "chat template"),
+        ("{% for", "chat template"),
+    ],
+)
+def test_what_would_break_with_the_first_question_is_refused(tmp_path, gone, said):
+    folder = tmp_path / "base"
+    shutil.copytree(WEIGHTS, folder)
+    if gone.startswith("{"):
+        (folder / "chat_template.jinja").write_text(gone)
+    else:
+        (folder / gone).unlink()
+    with pytest.raises(ModelError, match=said):
+        workbench.load(folder, progress=False)
+    assert not [name for name in workbench.loaded() if name == "base"]
+
+
+def test_two_ways_to_one_name_are_two_models(monkeypatch):
+    """The catalog's own choice, and weights that were named: both quantized, and neither is given for the other."""
+    seen = []
+
+    def load(entry, pinned, device, drafter, room, *, progress):
+        seen.append((entry.source, pinned["quantization"], drafter))
+        return types.SimpleNamespace(name=entry.name, _close=lambda: None)
+
+    monkeypatch.setattr(loading, "_load", load)
+    monkeypatch.setattr(
+        "workbench.planning.machine", lambda: Machine((Device("cpu", 12 * 10**9),), 10**12, lambda s: False)
+    )
+    plain = "google/gemma-4-12B-it"
+    first = workbench.load("gemma-4-12b", quantization="int4")
+    assert workbench.load("gemma-4-12b", variant=plain, quantization="int4") is not first
+    assert workbench.load("gemma-4-12b", quantization="int4") is first
+    assert workbench.load(plain, quantization="int4", revision="main") is not first
+    assert seen == [
+        (f"{plain}-qat-w4a16-ct", "int4", f"{plain}-qat-q4_0-unquantized-assistant"),
+        (plain, "int4", f"{plain}-assistant"), (plain, "int4", f"{plain}-assistant"),
+    ]  # fmt: skip
+    with pytest.raises(ModelError, match=r"one repository.*variant='google/gemma-4-12B-it-qat-w4a16-ct'"):
+        workbench.load("gemma-4-12b", revision="abc123")
+    while "gemma-4-12b" in workbench.loaded():
+        workbench.unload("gemma-4-12b")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -116,7 +178,18 @@ def test_unknown_names_name_the_nearest(name, said):
 def test_folders_that_are_no_models(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         workbench.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    for held, said in (
+        ({}, "no model_type"), ({"model_type": "whisper"}, "'whisper'.*Gemma 4"),
+        ({"model_type": "gemma4_unified_assistant"}, "a drafter"),
+        ({"model_type": "gemma4", "text_config": None}, "text_config is None"),
+        ({"model_type": "gemma4", "text_config": {}, "quantization_config": "int4"}, "quantization_config is 'int4'"),
+    ):  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(held))
+        with pytest.raises((ModelError, Incompatible), match=said):
+            workbench.load(tmp_path)
+        with pytest.raises((ModelError, Incompatible), match=said):
+            workbench.plan(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gemma4"}')
     with pytest.raises(ModelError, match="safetensors"):
         workbench.load(tmp_path)
     broken = tmp_path / "broken"
@@ -148,7 +221,7 @@ def test_broken_releases_are_refused_by_name(monkeypatch, version):
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: version if name == "transformers" else real(name))
     with pytest.raises(Incompatible, match=version):
-        workbench.loading.check_versions()
+        versions.check_versions()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,6 @@ def test_a_gpu_that_is_full_is_the_same_error(tmp_path):
 
     for read in (full, lambda: (_ for _ in ()).throw(MemoryError())):
         with pytest.raises(DoesNotFit, match="Memory ran out"):
-            loading._from("mine", tmp_path, read)
+            loading.read_from("mine", tmp_path, read)
     with pytest.raises(ModelError, match="no such key"):
-        loading._from("mine", tmp_path, lambda: {}["no such key"])
+        loading.read_from("mine", tmp_path, lambda: {}["no such key"])

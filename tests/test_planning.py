@@ -7,7 +7,7 @@ import pytest
 
 import workbench
 from workbench.catalog import CATALOG, find
-from workbench.errors import DoesNotFit, ModelError
+from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.machine import Device, Machine, Pace, machine, pace
 from workbench.planning import plan, refuse
 from workbench.pocket import WEIGHTS
@@ -73,6 +73,62 @@ def test_a_full_disk_refuses_what_has_to_be_fetched_but_not_what_is_here():
     made = plan("gemma-4-12b", here=cached, measure=False)
     assert made.fits
     assert made.taken.download == 0
+
+
+def test_a_full_disk_is_called_a_disk():
+    made = plan("gemma-4-12b", here=here(22 * GB, disk=2 * GB), measure=False)
+    said = str(refuse(made))
+    assert "9.1 GB have to be fetched, and the disk has 2.0 GB free" in said
+    assert "HF_HOME" in said
+    assert "Free -" not in said
+    assert "DOES NOT FIT: the disk" in repr(made)
+    assert made.taken.lacks == "disk"
+    just = plan("gemma-4-12b", here=here(22 * GB, disk=made.taken.download + GB - 1), measure=False)
+    assert not just.fits  # a GB of the disk stays free, here as where it is fetched
+
+
+def test_a_hub_id_is_that_repository_and_no_other():
+    for name in ("google/gemma-4-12B-it", "GOOGLE/gemma-4-12b-it"):
+        made = plan(name, here=here(40 * GB), measure=False)
+        assert {option.variant for option in made.options} == {"google/gemma-4-12B-it"}
+    assert plan("Gemma-4-12B", here=here(40 * GB), measure=False).variant.endswith("-w4a16-ct")
+
+
+@pytest.mark.parametrize(
+    ("how", "machine", "said"),
+    [
+        ({"quantization": "int8"}, here(12 * GB), "load('gemma-4-12b', quantization='int4')"),
+        ({"device": "cuda"}, here(24 * GB, Device("cuda:0", 8 * GB)), "load('gemma-4-12b')"),
+        ({"context": 200_000}, here(12 * GB), "load('gemma-4-12b')"),
+        ({"quantization": "int4"}, here(10 * GB), "load('gemma-4-12b', quantization='int4', drafter=False)"),
+        (
+            {"quantization": "int4", "device": "cuda"},
+            here(2 * GB, Device("cuda:0", 8 * GB)),
+            "load('gemma-4-e2b', device='cuda')",
+        ),
+        ({"context": 200_000}, here(7 * GB), "Nothing of the catalog"),
+    ],
+)
+def test_what_fits_is_the_nearest(how, machine, said):
+    made = plan("gemma-4-12b", here=machine, measure=False, **how)
+    assert not made.fits
+    assert said in made.advice
+
+
+def test_no_more_context_than_the_model_has():
+    with pytest.raises(ModelError, match="goes up to 131,072"):
+        plan("gemma-4-e2b", context=1_000_000, here=here(100 * GB), measure=False)
+
+
+def test_packed_weights_are_not_planned_in_another_packing(tmp_path):
+    folder = tmp_path / "packed"
+    shutil.copytree(WEIGHTS, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "workbench-packed", "scheme": "int4"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert plan(folder, here=here(12 * GB), measure=False).quantization == "int4"
+    with pytest.raises(Incompatible, match="stored as int4"):
+        plan(folder, quantization="int8", here=here(12 * GB), measure=False)
 
 
 def test_every_option_says_why_and_the_displays_hold_them():
@@ -232,5 +288,7 @@ def test_plan_on_the_command_line(capsys, monkeypatch):
     said = json.loads(capsys.readouterr().out)
     assert said["fits"] is False
     assert said["taken"]["quantization"] == "none"
+    assert main(["plan", "somebody/something", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"] is None  # nothing is known of it
     assert main(["plan", "gemma-4-12"]) == 1
     assert "Did you mean" in capsys.readouterr().err

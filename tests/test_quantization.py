@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import workbench  # noqa: E402
 from tests.packed import compressed_folder, grid_folder, linears  # noqa: E402
-from workbench import grid, repack, tiles  # noqa: E402
+from workbench import grid, headers, repack, tiles  # noqa: E402
 from workbench.errors import Incompatible, ModelError  # noqa: E402
 from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, kernel_for, layers  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
@@ -458,6 +459,38 @@ def test_writing_packed_from_the_command_line(tmp_path, capsys):
         assert main(wrong) == 1
         assert word in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["grid", "out"]
+
+
+def test_a_folder_of_somebody_is_left_alone(tmp_path):
+    (tmp_path / "new.part").mkdir()
+    (tmp_path / "new.part" / "notes.txt").write_text("precious")
+    repack.quantize("pocket", tmp_path / "new")
+    assert (tmp_path / "new.part" / "notes.txt").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "new.part"]
+    with pytest.raises(ModelError, match=r"'v9'.*lies in a folder"):
+        repack.quantize("pocket", tmp_path / "other", revision="v9")
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int4+16", "int8"])
+def test_the_room_that_is_asked_for_is_what_comes_out(scheme, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(repack, "_check_room", lambda folder, needed: asked.append(needed))
+    repack.quantize("pocket", tmp_path / "out", scheme=scheme)
+    tensors = [(kind, shape) for _, kind, shape in headers.tensors(tmp_path / "out")]
+    assert asked == [sum(headers.SIZES[kind] * math.prod(shape) for kind, shape in tensors)]
+
+
+def test_a_file_that_cannot_be_written_is_told_of_the_target(tmp_path, monkeypatch):
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    def full(*args, **more):
+        raise SafetensorError("I/O error: File too large")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(workbench.DoesNotFit, match=f"could not be written to {tmp_path}.*too large"):
+        repack.quantize("pocket", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(tmp_path, monkeypatch):

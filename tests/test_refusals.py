@@ -37,6 +37,7 @@ def trace(model):
         (lambda m, t: m.ask(None), "nothing to answer"),
         (lambda m, t: m.score(None, "A"), "nothing to answer|expected"),
         (lambda m, t: m.score([], "A"), "nothing to answer|expected"),
+        (lambda m, t: m.score(t, images=SCENE), "go with a question"),
         (lambda m, t: m.ask("Hi", tools=5), "tools=5"),
         (lambda m, t: m.branch(t, at=3, token=" blue", max_new_tokens=2), "max_new_tokens=2"),
         (lambda m, t: m.ask("Hi", tools="abc"), "tools='abc'"),
@@ -70,6 +71,15 @@ def _stopped(model):
     stop = threading.Event()
     stop.set()
     return model.ask("Hi", stop=stop)
+
+
+def test_an_unloaded_model_keeps_no_media():
+    model = workbench.load("pocket", drafter=False, context=330, progress=False)
+    model.ask("Hi", images=[SCENE], max_new_tokens=1)
+    reader = model._prompter.reader
+    assert reader.bytes > 1000
+    workbench.unload(next(name for name, one in workbench.loaded().items() if one is model))
+    assert reader.bytes == 0
 
 
 def test_video_none_is_no_video(model):
@@ -142,7 +152,8 @@ def test_a_folder_of_a_known_name_is_not_that_model(tmp_path):
     mine = tmp_path / "pocket"
     mine.mkdir()
     (mine / "config.json").write_text("{}")
-    assert find(mine).name == str(mine.resolve())
+    assert find(mine).name == "pocket (folder)"
+    assert find(mine).source == str(mine.resolve())
 
 
 def test_a_page_never_overwrites_its_trace(trace, tmp_path, capsys):

@@ -6,7 +6,13 @@ import argparse
 import math
 from collections.abc import Callable
 
-__all__ = ["draft", "number", "temperature", "whole"]
+from workbench.errors import WorkbenchError
+
+__all__ = ["UsageError", "draft", "number", "temperature", "whole"]
+
+
+class UsageError(WorkbenchError):
+    """Options that do not go together."""
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -196,7 +196,8 @@ def find(name: str | os.PathLike) -> Entry:
         if not (folder / "config.json").is_file():
             raise ModelError(f"The folder {text!r} holds no config.json: it is not a model's folder.")
         called, where = folder.resolve().name, str(folder.resolve())
-        return Entry(where if called in CATALOG else called, where, local=True)  # a name is of one model only
+        # a name is of one model only; the path itself would go into every trace that is handed on
+        return Entry(f"{called} (folder)" if called.lower() in CATALOG else called, where, local=True)
     looks_like_path = text.startswith((".", "/", "~", "\\")) or text.count("/") > 1 or "\\" in text
     if "/" in text and not looks_like_path and _HUB_ID.fullmatch(text):
         return Entry(text, text)

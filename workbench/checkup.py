@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["arguments", "selftest"]
+from workbench.arguments import UsageError
+
+__all__ = ["arguments", "check", "selftest"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantization", metavar="NAME", help="with --selftest NAME: as for plan")
     parser.add_argument("--device", metavar="NAME", help="with --selftest NAME: as for plan")
     parser.add_argument("--quick", action="store_true", help="do not ask pocket a question")
+
+
+def check(asked: argparse.Namespace) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        UsageError: They would be.
+    """
+    if asked.selftest in (None, "pocket") and (asked.quantization or asked.device):
+        raise UsageError("--quantization and --device go with --selftest NAME: pocket is tried in every way there is.")
 
 
 def selftest(

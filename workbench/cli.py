@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, checkup, overlay
-from workbench.arguments import draft, number, temperature, whole
+from workbench.arguments import UsageError, draft, number, temperature, whole
 from workbench.errors import TraceError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         _note(str(error) or type(error).__name__)
-        return FAILED
+        return USAGE if isinstance(error, UsageError) else FAILED
 
 
 def _note(text: str) -> None:
@@ -373,6 +373,7 @@ def _doctor(asked: argparse.Namespace) -> int:
 
     from workbench import doctor
 
+    checkup.check(asked)
     if asked.json not in (None, "-"):
         _check_writable(asked.json)
     if asked.selftest is not None:
@@ -403,7 +404,7 @@ def _plan(asked: argparse.Namespace) -> int:
     from workbench.planning import plan
 
     made = plan(asked.name, quantization=asked.quantization, device=asked.device, context=asked.context)
-    print(_json({**asdict(made), "fits": made.fits}) if asked.json else repr(made))
+    print(_json({**asdict(made), "fits": made.fits if made.taken.weights else None}) if asked.json else repr(made))
     return OK if made.fits else FAILED
 
 

@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import CATALOG
-from workbench.machine import disk_free, memory
+from workbench.machine import Device, Machine, cached, disk_free, memory
+from workbench.planning import plan
+from workbench.versions import WORKS, checkout, refused
+from workbench.versions import numbers as of_release
 
-__all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe", "refused", "table"]
+__all__ = ["EXTRAS", "Facts", "Finding", "Gpu", "ask_pocket", "findings", "probe", "table"]
 
 CORE = ("anywidget", "ipywidgets", "numpy", "pandas", "pillow", "plotly", "pyarrow", "soundfile", "soxr")
 EXTRAS = {
@@ -58,6 +61,8 @@ class Facts:
         gpus: What torch can use now.
         driver: NVIDIA's driver: its release, "" when it is there but does not say; None when there is none.
         driver_cuda: The newest CUDA release the driver serves.
+        fetched: Hub ids of the catalog whose weights lie on this disk.
+        checkout: The project's folder, where this is run from it.
     """
 
     python: tuple[int, int, int]
@@ -76,6 +81,8 @@ class Facts:
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     driver_cuda: str | None = None
+    fetched: tuple[str, ...] = ()
+    checkout: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,18 +103,6 @@ class Finding:
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def refused(version: str) -> str | None:
-    """Why this release of Transformers is refused; None when it works. In step with ``pyproject.toml``."""
-    numbers = _numbers(version)
-    if numbers < (5, 20, 2):
-        return "5.20.2 is the first release that works (5.18 and 5.19 fail to draft)"
-    if numbers == (5, 23, 0):
-        return "5.23.0 cannot build the drafter"
-    if numbers >= (6,):
-        return "6 has not been tried"
-    return None
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -148,14 +143,15 @@ def _packages(facts: Facts) -> list[Finding]:
     out = []
     missing = [name for name in CORE if facts.versions.get(name) is None]
     if missing:
-        mend = f"{pip} install gemma-workbench"
+        mend = f"{pip} install gemma-workbench" if facts.checkout is None else f'{pip} install -e "{facts.checkout}"'
         out.append(Finding("Core", "broken", f"not installed: {', '.join(missing)}", (mend,)))
     else:
         out.append(Finding("Core", "ok", _versions(facts, CORE)))
     use = {"model": "ask a model", "lab": "open the lessons in JupyterLab", "demo": "share a Gradio page"}
     for extra, names in EXTRAS.items():
         missing = [name for name in names if facts.versions.get(name) is None]
-        install = f'{pip} install "gemma-workbench[{extra}]"'
+        where = "gemma-workbench" if facts.checkout is None else facts.checkout
+        install = f'{pip} install {"-e " * bool(facts.checkout)}"{where}[{extra}]"'
         about = f"Extra [{extra}]"
         if missing:
             text = f"not installed: {', '.join(missing)}; needed to {use[extra]}"
@@ -164,7 +160,7 @@ def _packages(facts: Facts) -> list[Finding]:
         version = facts.versions.get("transformers") or ""
         why = refused(version) if extra == "model" else None
         if why:
-            mend = f'{pip} install "transformers>=5.20.2,!=5.23.0,<6"'
+            mend = f'{pip} install "{WORKS}"'
             out.append(Finding(about, "broken", f"transformers {version} is refused: {why}", (mend,)))
         else:
             out.append(Finding(about, "ok", _versions(facts, names)))
@@ -189,7 +185,7 @@ def _torch(facts: Facts) -> list[Finding]:
         out.append(Finding("Device", "ok", "cpu", numbers={"device": "cpu"}))
     if facts.driver is not None and not any(gpu.kind == "cuda" for gpu in facts.gpus):
         driver = f"an NVIDIA driver{' ' + facts.driver if facts.driver else ''} is here"
-        old = facts.driver_cuda is not None and _numbers(facts.driver_cuda) < _numbers(CUDA)
+        old = facts.driver_cuda is not None and of_release(facts.driver_cuda) < of_release(CUDA)
         serves = f"the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}"
         hint = f"; {serves}: update the driver first" if old else ""
         if facts.torch_build is None:
@@ -202,29 +198,29 @@ def _torch(facts: Facts) -> list[Finding]:
 
 
 def _models(facts: Facts) -> list[Finding]:
-    """Which models of the catalog would fit here; sizes are of the 16-bit weights."""
+    """What `workbench plan` says of each model of the catalog."""
     if facts.versions.get("torch") is None or facts.torch_error:
         return []
-    room = [("the GPU's memory", gpu.free) for gpu in facts.gpus if gpu.kind == "cuda" and gpu.free is not None]
-    if facts.memory_free is not None:
-        room.append(("memory", facts.memory_free))
+    devices = [Device(gpu.kind, gpu.free) for gpu in facts.gpus] + [Device("cpu", facts.memory_free)]
+    here = Machine(tuple(devices), facts.disk_free, facts.fetched.__contains__)
     out = []
     for entry in CATALOG.values():
-        need = entry.gigabytes * 1e9 * 1.1
-        where = next((place for place, free in room if free >= need), None)
-        numbers = {"gigabytes": entry.gigabytes, "fits": where is not None}
         about = f"Model {entry.name}"
         if entry.local:
             out.append(Finding(about, "ok", "works here: it is embedded, nothing is fetched"))
-        elif where is None:
-            most = max((free for _, free in room), default=0)
-            text = f"does not fit: {entry.gigabytes:g} GB of weights, {_gb(most)} free"
-            out.append(Finding(about, "note", text, numbers=numbers))
-        else:
-            text = f"would fit into {where} ({entry.gigabytes:g} GB of weights)"
-            if facts.disk_free is not None and facts.disk_free < need:
-                text += f", but not onto the disk, should it have to be fetched: {_gb(facts.disk_free)} free"
-            out.append(Finding(about, "note" if "but not" in text else "ok", text, numbers=numbers))
+            continue
+        best = plan(entry.name, measure=False, here=here).taken
+        numbers = {"needs": best.bytes, "fits": best.fits, "quantization": best.quantization, "device": best.device}
+        held = "in 16 bit" if best.quantization == "none" else f"as {best.quantization}"
+        text = f"{held} it needs {_gb(best.bytes)} on {best.device}"
+        text += "; how much is free, the system does not say" if best.free is None else f", {_gb(best.free)} free"
+        if best.lacks == "disk":
+            text += f"; {_gb(best.download)} have to be fetched, and the disk has {_gb(facts.disk_free)} free"
+        elif best.fits and best.download:
+            text += f"; {_gb(best.download)} to fetch"
+        known = best.free is not None
+        word = "" if not known else "fits: " if best.fits else "does not fit: "
+        out.append(Finding(about, "ok" if best.fits and known else "note", word + text, numbers=numbers))
     return out
 
 
@@ -251,11 +247,6 @@ def _versions(facts: Facts, names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {facts.versions[name]}" for name in names)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
 def _gb(size: int | None) -> str:
     return f"{(size or 0) / 1e9:.1f} GB"
 
@@ -278,8 +269,14 @@ def probe() -> Facts:
         python=sys.version_info[:3], executable=sys.executable, system=platform.system(), release=platform.release(),
         machine=platform.machine(), cpu=_cpu(), cores=_cores(), memory_free=free, memory_total=total,
         disk_free=disk_free(), versions=versions, torch_error=error, torch_build=build, gpus=gpus, driver=driver,
-        driver_cuda=driver_cuda,
+        driver_cuda=driver_cuda, fetched=tuple(filter(cached, _sources())),
+        checkout=str(root) if (root := checkout()) else None,
     )  # fmt: skip
+
+
+def _sources() -> list[str]:
+    """Every hub id that a plan of the catalog may take."""
+    return [s for e in CATALOG.values() if not e.local for s in (e.source, e.packed, e.drafter, e.qat_drafter) if s]
 
 
 def _cores() -> int:

@@ -17,15 +17,17 @@ from typing import Any
 
 from workbench import headers
 from workbench.catalog import Entry
+from workbench.counting import fetched_bytes
 from workbench.errors import DoesNotFit, ModelError
 
-__all__ = ["fetch", "fetched"]
+__all__ = ["RESERVE", "fetch", "fetched"]
 
 _WANTED = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"],
     "ignore_patterns": ["*/*"],  # other forms of the same weights lie in folders
 }
-_RESERVE = 1_000_000_000  # bytes that stay free on the disk
+RESERVE = 1_000_000_000
+"""Bytes that stay free on the disk."""
 
 
 def fetched(entry: Entry, revision: str | None = None, *, progress: bool = True) -> Path:
@@ -42,7 +44,8 @@ def fetched(entry: Entry, revision: str | None = None, *, progress: bool = True)
     """
     if entry.local:
         return Path(entry.source)
-    return fetch(entry.name, entry.source, revision, gigabytes=entry.gigabytes, progress=progress)
+    size = round(fetched_bytes(entry) / 1e9, 1)
+    return fetch(entry.name, entry.source, revision, gigabytes=size, progress=progress)
 
 
 def fetch(
@@ -129,10 +132,10 @@ def _check_room(what: str, size: int, folder: Path, *, progress: bool, files: in
     while not place.exists() and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
-    if size + _RESERVE > free:
+    if size + RESERVE > free:
         raise DoesNotFit(
             f"{what}: {size / 1e9:.1f} GB have to be fetched, and the disk of {folder} has {free / 1e9:.1f} GB free. "
-            f"Make room for {(size + _RESERVE - free) / 1e9:.1f} GB, or set HF_HOME to a folder on another disk."
+            f"Make room for {(size + RESERVE - free) / 1e9:.1f} GB, or set HF_HOME to a folder on another disk."
         )
     if progress:
         print(  # noqa: T201 (what a user waits for)

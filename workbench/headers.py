@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import ModelError
+from workbench.errors import Incompatible, ModelError
 
-__all__ = ["config", "missing", "read", "tensors", "whole"]
+__all__ = ["SIZES", "config", "gemma", "missing", "read", "tensors", "whole"]
 
+SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of a number, by the name that safetensors gives its type."""
 _MOST = 100 << 20  # bytes: no header of a weights file is larger
 
 
@@ -20,6 +22,26 @@ def config(folder: Path) -> dict[str, Any]:
         ModelError: It cannot be read.
     """
     return _settings(folder / "config.json")
+
+
+def gemma(folder: Path) -> dict[str, Any]:
+    """The same, of a folder that holds a model of Gemma 4.
+
+    Raises:
+        ModelError: It cannot be read, or says what no model's settings say.
+        Incompatible: It is of another model, or of a drafter.
+    """
+    held = config(folder)
+    kind = held.get("model_type")
+    if not isinstance(kind, str) or not kind.startswith("gemma4"):
+        said = f"says model_type {kind!r}" if kind else "says no model_type"
+        raise Incompatible(f"{folder / 'config.json'} {said}: the workbench opens models of Gemma 4 only.")
+    if kind.endswith("_assistant"):
+        raise Incompatible(f"{folder} holds a drafter ({kind}): name the model's own folder, and this one as drafter=.")
+    for part in ("text_config", "quantization_config"):
+        if part in held and not isinstance(held[part], dict) and (held[part] is not None or part == "text_config"):
+            raise ModelError(f"{folder / 'config.json'}: {part} is {held[part]!r}; expected settings.")
+    return held
 
 
 def _settings(path: Path) -> dict[str, Any]:

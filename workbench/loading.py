@@ -5,32 +5,29 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import platform
 import re
 import sys
 import threading
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from workbench import headers, masks
 from workbench.catalog import CATALOG, Entry, find
+from workbench.counting import made_of
 from workbench.drafting import check_fit
 from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.fetching import fetch, fetched
+from workbench.identity import HASHED_WHOLE, model_info, weights_hash
 from workbench.model import LoadedModel
-from workbench.planning import made_of, plan, refuse
-from workbench.trace import ModelInfo
+from workbench.planning import of_one_source, plan, refuse
+from workbench.versions import check_versions
 
-__all__ = ["check_versions", "load", "loaded", "unload"]
-
-_HASH_WHOLE = 256 << 20  # bytes; larger weights are hashed by header and samples
-REFUSED = "transformers 5.20.2 to 5.22.x work; 5.18 and 5.19 fail to draft, 5.23.0 cannot build the drafter"
+__all__ = ["load", "loaded", "read_from", "unload"]
 
 
 def _registry() -> Any:
@@ -92,7 +89,8 @@ def load(
     if not held.models:  # what is loaded has been through this
         check_versions()
     where = _device(device, entry)
-    key = (entry.source, revision, where, context, draws, quantization)
+    named = of_one_source(name, variant)
+    key = (entry.source, named, revision, where, context, draws, quantization)
     with held.lock:
         if key not in held.models:
             made = plan(
@@ -103,12 +101,21 @@ def load(
                 raise refuse(made)
             if not entry.local:  # what the plan chose for this machine
                 if made.variant != entry.source:
+                    if revision is not None:
+                        raise ModelError(
+                            f"revision={revision!r} is of one repository, and for {entry.name} this machine takes "
+                            f"{made.variant}. Name yours: variant={made.variant!r}, or variant={entry.source!r}."
+                        )
                     draws = entry.qat_drafter if drafter is None else draws
                     entry = replace(entry, source=made.variant)
                 quantization = made.quantization if entry.gigabytes else quantization
             room = None if force or entry.name == "pocket" else made.name
+            pinned = {
+                "revision": revision, "quantization": quantization, "context": context,
+                "drafter": None if drafter is None or drafter is True else drafter and os.fspath(drafter),
+            }  # fmt: skip
             try:
-                model = _load(entry, revision, quantization, made.device, context, draws, progress, room)
+                model = _load(entry, pinned, made.device, draws, room, progress=progress)
             except BaseException as error:
                 _let_go(error)
                 raise
@@ -150,30 +157,6 @@ def unload(name: str | None = None) -> None:
         model._close()  # noqa: SLF001 (the registry is the model's owner)
 
 
-def check_versions() -> None:
-    """Refuse releases that are known to be wrong.
-
-    Raises:
-        ModelError: torch or Transformers is not installed.
-        Incompatible: A release that does not work.
-    """
-    try:
-        version = metadata.version("transformers")
-        for needed in ("torch", "torchvision"):
-            metadata.version(needed)
-    except metadata.PackageNotFoundError as missing:
-        raise ModelError(
-            f"{missing.name} is not installed. Traces can be opened without it; to load a model: "
-            'pip install "gemma-workbench[model]"'
-        ) from None
-    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-    if numbers < (5, 20, 2) or numbers == (5, 23, 0):
-        raise Incompatible(
-            f"transformers {version} does not work with this model ({REFUSED}): "
-            'pip install "transformers>=5.20.2,<5.23"'
-        )
-
-
 def _device(asked: str | None, entry: Entry) -> str:
     import torch
 
@@ -195,10 +178,18 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 
 def _load(
-    entry: Entry, revision: str | None, quantization: str | None, device: str, context: int | None, drafter: str,
-    progress: bool, room: str | None,
-) -> LoadedModel:  # fmt: skip
-    """Read a model. ``room``: what to call it if the memory that the plan found has gone; None does not look again."""
+    entry: Entry, pinned: dict[str, Any], device: str, drafter: str, room: str | None, *, progress: bool
+) -> LoadedModel:
+    """Read a model.
+
+    Args:
+        entry: Of the weights themselves.
+        pinned: The arguments of ``load`` that go into the line that loads the same again.
+        device: Where to.
+        drafter: Folder or hub id; empty for none.
+        room: What to call it if the memory that the plan found has gone; None does not look again.
+        progress: As for ``load``.
+    """
     import torch
     import transformers
     from transformers.utils import logging as bars
@@ -206,8 +197,10 @@ def _load(
     from workbench.packed import count
     from workbench.quantization import held_as
 
+    revision, quantization, context = pinned["revision"], pinned["quantization"], pinned["context"]
     folder = fetched(entry, revision, progress=progress)
     dtype = torch.float32 if entry.name == "pocket" else "auto"
+    headers.gemma(folder)
     headers.whole(folder)
     config = _config(entry.name, folder)
     masks.check(config)
@@ -215,7 +208,7 @@ def _load(
     if context is not None and context > limit:
         raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
     draws = _drafter_folder(drafter, config, progress=progress)
-    held, how = _from(entry.name, folder, lambda: held_as(folder, quantization, device))
+    held, how = read_from(entry.name, folder, lambda: held_as(folder, quantization, device))
     if room is not None:  # fetching takes an hour, and other programs take memory meanwhile
         now = plan(
             folder, quantization=quantization, device=device, drafter=bool(draws), context=context, measure=False
@@ -227,51 +220,82 @@ def _load(
     if quiet:
         bars.disable_progress_bar()
     try:
-        processor = _from(entry.name, folder, lambda: transformers.AutoProcessor.from_pretrained(
-            folder, local_files_only=True
-        ))  # fmt: skip
+        processor = _processor(entry.name, folder)
         transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device, **how)
         assistant = draws and _drafter(draws, dtype, device)
     finally:
         if had_bars:
             bars.enable_progress_bar()
-    words = len(processor.tokenizer)
-    if words < transformer.config.get_text_config().vocab_size // 2:
-        raise ModelError(
-            f"{folder} has a tokenizer of {words} tokens for a model of "
-            f"{transformer.config.get_text_config().vocab_size:,}: is its tokenizer.json missing?"
-        )
-    info = _info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
+    _check_processor(processor, transformer.config.get_text_config().vocab_size, folder)
+    info = model_info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
     info = replace(info, quantization=held)
     if draws:
         own = drafter == CATALOG["pocket"].drafter
-        info = replace(info, drafter="pocket-drafter" if own else drafter, drafter_hash=_weights_hash(draws))
+        info = replace(info, drafter="pocket-drafter" if own else drafter, drafter_hash=weights_hash(draws))
         _warn_of_another_target(assistant, drafter, entry, folder)
         _warn_of_another_kind(drafter, made_of(entry))
     model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
     if progress:
-        shown = CATALOG.get(entry.name)
-        variant = entry.source if shown is not None and shown.source != entry.source else None
-        pinned = {"variant": variant, "revision": revision, "quantization": quantization, "context": context}
-        more = "".join(f", {k}={v!r}" for k, v in pinned.items() if v is not None)
         how_held = info.dtype if held == "none" else f"{held} in {info.dtype}"
         if getattr(getattr(transformer, "hf_quantizer", None), "rounding", None):
             how_held += f" ({transformer.hf_quantizer.rounding})"
         print(  # noqa: T201 (the line that pins what was chosen)
-            f"workbench.load({entry.name!r}, device={device!r}{more})  # {count(transformer) / 1e6:,.1f} M parameters, "
+            f"{_call(entry, folder, device, pinned)}  # {count(transformer) / 1e6:,.1f} M parameters, "
             f"{how_held}, weights {info.weights_hash[:12]}, "
             f"{f'drafter {info.drafter}' if info.drafter else 'no drafter'}"
         )
     return model
 
 
-def _from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
-    """What ``read`` returns, with its many kinds of errors said as one."""
-    from safetensors import SafetensorError
+def _call(entry: Entry, folder: Path, device: str, pinned: dict[str, Any]) -> str:
+    """The call that loads the same again, wherever what the plan chose would be another then."""
+    name = entry.name
+    if entry.local and name != "pocket":
+        name = entry.source
+    elif not entry.local:
+        variant = {"variant": entry.source} if name in CATALOG else {}
+        pinned = {**variant, **pinned, "revision": pinned["revision"] or folder.name}
+    more = "".join(f", {k}={v!r}" for k, v in pinned.items() if v is not None)
+    return f"workbench.load({name!r}, device={device!r}{more})"
+
+
+def _processor(name: str, folder: Path) -> Any:
+    from transformers import AutoProcessor
 
     try:
+        return read_from(name, folder, lambda: AutoProcessor.from_pretrained(folder, local_files_only=True))
+    except ModelError as error:
+        if isinstance(error.__cause__, AttributeError) and "_token_id" in str(error):
+            raise ModelError(f"{error}. Is its tokenizer_config.json missing, or another model's?") from error
+        raise
+
+
+def _check_processor(processor: Any, vocabulary: int, folder: Path) -> None:
+    """Refuse what would fail with the first question: a tokenizer of another model, or a chat template that breaks."""
+    words = len(processor.tokenizer)
+    if words < vocabulary // 2:
+        raise ModelError(
+            f"{folder} has a tokenizer of {words} tokens for a model of {vocabulary:,}: is its tokenizer.json missing?"
+        )
+    turn = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    try:
+        processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ModelError(
+            f"{folder} has no chat template that works ({error}). Take the weights whose name ends in -it, or copy "
+            "their chat_template.jinja into the folder."
+        ) from error
+
+
+def read_from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
+    """What ``read`` returns, with its many kinds of errors said as one."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    broken = (AttributeError, TypeError, ValueError, KeyError, StrictDataclassError, SafetensorError)
+    try:
         return read()
-    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (MemoryError, OSError, RuntimeError, *broken) as error:
         # torch has a kind of error of its own for CUDA alone; Transformers passes on their words
         if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error), re.IGNORECASE):
             raise DoesNotFit(
@@ -313,7 +337,7 @@ def _weights(name: str, kind: Any, folder: Path, dtype: Any, device: str, **how:
     hears = getattr(_config(name, folder), "audio_config", None) is not None
     # a tower for sounds has attention of its own, and refuses the name of any other
     attention: Any = {"": "sdpa", "audio_config": "eager"} if hears else "sdpa"
-    transformer, report = _from(name, folder, lambda: kind.from_pretrained(
+    transformer, report = read_from(name, folder, lambda: kind.from_pretrained(
         folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True, **how
     ))  # fmt: skip
     wrong = {k: sorted(map(str, v)) for k, v in report.items() if v}
@@ -345,7 +369,7 @@ def _drafter_source(asked: str | os.PathLike | bool | None, entry: Entry) -> str
 def _config(name: str, folder: Path) -> Any:
     import transformers
 
-    return _from(name, folder, lambda: transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+    return read_from(name, folder, lambda: transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
 
 
 def _drafter_folder(source: str, model: Any, *, progress: bool) -> Path | None:
@@ -383,7 +407,7 @@ def _warn_of_another_target(assistant: Any, source: str, entry: Entry, folder: P
     """Say that a drafter was trained on other weights than these, where it says on which."""
     made_for = assistant.config.to_dict().get("target_weights")
     files = sorted(folder.glob("*.safetensors"))
-    if made_for is None or len(files) != 1 or files[0].stat().st_size > _HASH_WHOLE:
+    if made_for is None or len(files) != 1 or files[0].stat().st_size > HASHED_WHOLE:
         return
     if hashlib.sha256(files[0].read_bytes()).hexdigest()[: len(made_for)] != made_for:
         warnings.warn(
@@ -391,52 +415,3 @@ def _warn_of_another_target(assistant: Any, source: str, entry: Entry, folder: P
             "fewer drafts will be kept.",
             stacklevel=2,
         )
-
-
-def _info(
-    entry: Entry, revision: str | None, folder: Path, transformer: Any, processor: Any, device: str, corrected: bool
-) -> ModelInfo:
-    text = transformer.config.get_text_config()
-    vocabulary = processor.tokenizer.get_vocab()
-    ordered = "\0".join(f"{piece}\0{i}" for piece, i in sorted(vocabulary.items(), key=lambda item: item[1]))
-    versions: Mapping[str, str] = {
-        "python": platform.python_version(),
-        **{p: metadata.version(p) for p in ("torch", "transformers", "tokenizers", "numpy")},
-    }
-    return ModelInfo(
-        name=entry.name,
-        variant=entry.name if entry.local else entry.source,
-        revision=revision or ("embedded" if entry.name == "pocket" else "local" if entry.local else folder.name),
-        weights_hash=_weights_hash(folder),
-        quantization="none",
-        dtype=str(transformer.dtype).removeprefix("torch."),
-        device=device,
-        attention=str(transformer.config._attn_implementation),  # noqa: SLF001 (there is no public name)
-        mask_correction=corrected,
-        chat_template_hash=hashlib.sha256(str(processor.chat_template).encode()).hexdigest(),
-        vocab_hash=hashlib.sha256(ordered.encode()).hexdigest(),
-        layers=tuple("sliding" if kind == "sliding_attention" else "full" for kind in text.layer_types),
-        window=text.sliding_window,
-        context=int(text.max_position_embeddings),
-        versions=versions,
-    )
-
-
-def _weights_hash(folder: Path) -> str:
-    """SHA-256 of the weights: of all bytes, or, above 256 MB, of sizes, headers and 1,024 samples of each file."""
-    files = sorted(folder.glob("*.safetensors"))
-    whole = sum(f.stat().st_size for f in files) <= _HASH_WHOLE
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            if whole:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            else:
-                digest.update(file.read(1 << 20))
-                for k in range(1024):
-                    file.seek(size * k // 1024)
-                    digest.update(file.read(4096))
-    return digest.hexdigest() if whole else f"sampled-{digest.hexdigest()}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from workbench import headers
 
-__all__ = ["Device", "Machine", "Pace", "disk_free", "machine", "memory", "pace"]
+__all__ = ["Device", "Machine", "Pace", "cached", "disk_free", "machine", "memory", "pace"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Pace:
 
 def machine() -> Machine:
     """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
-    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), _cached)
+    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached)
 
 
 def memory() -> tuple[int | None, int | None]:
@@ -125,11 +125,13 @@ def disk_free() -> int | None:
 
 
 def _cache() -> Path:
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home).expanduser() / "hub")
+    """Where huggingface_hub keeps models, by the variables that it reads, without importing it."""
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
+    return Path(named or f"{home}/hub").expanduser()
 
 
-def _cached(source: str) -> bool:
+def cached(source: str) -> bool:
     """Whether a snapshot of a hub id with all its weights lies on this disk."""
     folder = _cache() / ("models--" + source.replace("/", "--")) / "snapshots"
     return any(any(one.glob("*.safetensors")) and not headers.missing(one) for one in folder.glob("*"))

@@ -15,9 +15,10 @@ import numpy as np
 
 from workbench import grid, headers
 from workbench.catalog import CATALOG, Shape, find
+from workbench.counting import made_of
 from workbench.modeltrial import QUESTION, Found, Tried, Watch
 from workbench.packed import Int4Linear, Int8Linear, count, held_bytes, layers
-from workbench.planning import made_of, plan
+from workbench.planning import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

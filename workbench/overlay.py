@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import TraceError
+from workbench.errors import ModelError, TraceError
 
 if TYPE_CHECKING:
     from workbench.looks import Attention
@@ -48,24 +48,21 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) 
     if asked.rollout and (asked.layer is not None or asked.head is not None):
         raise TraceError("--rollout goes through all layers and heads: leave --layer and --head away.")
     chosen(asked, trace)
-    recorded = Recorded(trace)
-    # a saved reading may hold other words, heads or layers than these: then the model is asked
-    if not recorded.lacks("attend"):
-        kept = [r["meta"] for r in trace.readings.values() if r["meta"].get("kind") == "attention"]
-        held = recorded.attend(trace) if any(meta.get("of") == "model" for meta in kept) else None
-        if (
-            held is not None
-            and set(tokens) <= set(held.tokens.tolist())
-            and (asked.layer is None or any(one.index == asked.layer for one in held.layers))
-            and (asked.head is None or asked.head in held.heads)
-            and (held.rollout is not None or not asked.rollout)
-        ):
-            return held
+    try:  # a saved reading may hold other words, heads or layers than these: then the model is asked
+        how = {"layers": asked.layer, "heads": asked.head, "rollout": asked.rollout}
+        return Recorded(trace).attend(trace, tokens=tokens, **how)
+    except TraceError:
+        pass
     name = asked.model or trace.model.name
     from workbench.catalog import CATALOG
 
     # a known name may have been loaded in many ways; a folder holds its weights in one
-    model = load(name, quantization=trace.model.quantization if name in CATALOG else None)
+    try:
+        model = load(name, quantization=trace.model.quantization if name in CATALOG else None)
+    except ModelError as error:
+        if asked.model:
+            raise
+        raise ModelError(f"{error} The trace was made with {name!r}: say where that lies with --model.") from error
     return model.attend(trace, tokens=tokens, rollout=asked.rollout)
 
 

@@ -15,37 +15,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workbench import headers
 from workbench.catalog import CATALOG, Entry, find
-from workbench.errors import DoesNotFit, ModelError
+from workbench.counting import DRAFTER, LINEAR, counted, fetched_bytes, limit, stored_schemes, used
+from workbench.errors import DoesNotFit, Incompatible, ModelError
+from workbench.fetching import RESERVE
 from workbench.machine import Device, Machine, Pace, machine, pace
 
-__all__ = ["LoadPlan", "Option", "made_of", "plan", "refuse"]
+__all__ = ["LoadPlan", "Option", "of_one_source", "plan", "refuse"]
 
 CONTEXT = 8192  # tokens whose keys and values are counted when no context is asked for; the cache grows as it is used
-_DRAFTER = 0.85e9  # bytes of a drafter in 16 bit (423 M parameters)
-_SCHEMES = ("none", "int8", "int4+16", "int4")
-_LINEAR = {
-    "none": 2.0,
-    "int8": 1.0,
-    "int4+16": 0.625,
-    "int4": 0.625,
-    "nf4": 0.56,
-    "bnb-int8": 1.0,
-    "torchao-int8": 1.0,
-    "metal": 0.625,
-}
-_ENDS = {
-    "none": 2.0,
-    "int8": 1.0,
-    "int4+16": 2.0,
-    "int4": 1.0,
-    "nf4": 2.0,
-    "bnb-int8": 2.0,
-    "torchao-int8": 2.0,
-    "metal": 2.0,
-}
-_SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 @dataclass(frozen=True)
@@ -59,7 +37,8 @@ class Option:
         weights, drafter, cache, working, reserve: Bytes of each.
         download: Bytes that would be fetched; 0 when it lies on this disk.
         free: Bytes free on the device; None where the system does not say.
-        fits: Whether all of it does.
+        fits: Whether all of it does; the disk counts where something has to be fetched.
+        lacks: What there is too little of: ``memory`` or ``disk``; empty where it fits.
         why: Why it was taken or not.
     """
 
@@ -75,6 +54,7 @@ class Option:
     free: int | None
     fits: bool
     why: str = ""
+    lacks: str = ""
 
     @property
     def bytes(self) -> int:
@@ -119,7 +99,7 @@ class LoadPlan:
                 f"Fetch it (hf download {t.variant}) and plan the folder that this prints."
             )
         free = "free memory is not known" if t.free is None else f"{_gb(t.free)} free"
-        verdict = "fits" if t.fits else "DOES NOT FIT"
+        verdict = "fits" if t.fits else "DOES NOT FIT" if t.lacks != "disk" else f"DOES NOT FIT: {t.why}"
         parts = [f"{_gb(getattr(t, name))} {name}" for name in ("weights", "drafter", "cache", "working", "reserve")]
         parts = [part for part in parts if not part.startswith("0 ")]
         lines = [
@@ -180,31 +160,37 @@ def plan(
     Raises:
         ModelError: An unknown name, quantization or device, or a folder whose weights cannot be read.
     """
-    if quantization is not None and quantization not in _LINEAR:
-        raise ModelError(f"quantization={quantization!r} is not known; expected None or one of {', '.join(_LINEAR)}.")
+    if quantization is not None and quantization not in LINEAR:
+        raise ModelError(f"quantization={quantization!r} is not known; expected None or one of {', '.join(LINEAR)}.")
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
     entry = find(name)
     source = entry if variant is None else find(variant)
-    if source.local and context is not None:
-        config = headers.config(Path(source.source))
-        limit = int(config.get("text_config", config).get("max_position_embeddings") or context)
-        if context > limit:
-            raise ModelError(f"context={context:,}: {entry.name} goes up to {limit:,} tokens.")
+    most = limit(source)
+    if context is not None and most is not None and context > most:
+        raise ModelError(f"context={context:,}: {entry.name} goes up to {most:,} tokens.")
     here = here or machine()
-    made = _looked_at(
-        entry, source, quantization, device, drafter, context or CONTEXT, here, chosen=variant is not None
-    )
+    asked: dict[str, Any] = {
+        "quantization": quantization, "device": device, "drafter": drafter, "tokens": context or CONTEXT,
+    }  # fmt: skip
+    made = _looked_at(entry, source, here, chosen=of_one_source(name, variant), **asked)
     if not made.fits:
-        return replace(made, advice=_nearest(entry, made.taken, made.context, here))
+        named = entry.source if entry.local and entry.name != "pocket" else entry.name
+        pinned = {"variant": variant} if variant is not None else {}
+        return replace(made, advice=_nearest(entry, source, made.taken, here, asked, named, pinned))
     if measure and made.device == "cpu" and entry.name != "pocket" and made.taken.weights:
         made = _predicted(made, pace())
     return made
 
 
+def of_one_source(name: str | os.PathLike, variant: str | None = None) -> bool:
+    """Whether the weights themselves are named, by hub id or folder, so that no variant of theirs is taken instead."""
+    return variant is not None or os.fspath(name).strip().lower() not in CATALOG
+
+
 def _looked_at(
-    entry: Entry, source: Entry, quantization: str | None, device: str | None,
-    drafter: str | os.PathLike | bool | None, tokens: int, here: Machine, *, chosen: bool = False,
+    entry: Entry, source: Entry, here: Machine, *, tokens: int, quantization: str | None = None,
+    device: str | None = None, drafter: str | os.PathLike | bool | None = None, chosen: bool = False,
 ) -> LoadPlan:  # fmt: skip
     """The plan without what is measured and without advice."""
     devices = [d for d in here.devices if device is None or device in (d.name, d.name.partition(":")[0])]
@@ -221,6 +207,8 @@ def _looked_at(
     nearest = min(range(len(options)), key=lambda k: options[k].bytes - (options[k].free or 0))
     best = next((k for k, o in enumerate(options) if o.fits), nearest)
     options = [replace(o, why=_why(o, options[best], alone=len(options) == 1)) for o in options]
+    if source.shape and source.shape.experts:
+        options = [replace(o, why=f"{o.why}; experts stay in 16 bit") for o in options]
     return LoadPlan(entry.name, options[best], tuple(options), tokens)
 
 
@@ -228,6 +216,11 @@ def refuse(made: LoadPlan) -> DoesNotFit:
     """The error for a plan that does not fit: what is missing, and the nearest that does."""
     t = made.taken
     free = t.free or 0
+    if t.lacks == "disk":
+        return DoesNotFit(
+            f"{made.name}: {_gb(t.download)} have to be fetched, and {t.why}. Make room, or set HF_HOME to a folder on "
+            f"another disk. {made.advice}"
+        )
     return DoesNotFit(
         f"{made.name} needs {_gb(t.bytes)} on {t.device} (weights {_gb(t.weights)}, drafter {_gb(t.drafter)}, cache "
         f"{_gb(t.cache)}, working memory {_gb(t.working)}, reserve {_gb(t.reserve)}); {_gb(free)} are free. Free "
@@ -238,10 +231,14 @@ def refuse(made: LoadPlan) -> DoesNotFit:
 def _ways(entry: Entry, asked: str | None, device: Device, *, chosen: bool) -> list[tuple[Entry, str]]:
     """Variants and schemes to look at, the preferred first."""
     if entry.local:
-        held = _stored(Path(entry.source))
-        others = [asked] if asked else [s for s in ("int8", "int4") if held == "none" and entry.name != "pocket"]
-        first = [] if asked and asked != held else [held]
-        return [(entry, s) for s in dict.fromkeys([*first, *others])]
+        held = stored_schemes(Path(entry.source))
+        if asked and held and asked not in held:
+            raise Incompatible(
+                f"These weights are stored as {held[0]}: load them with quantization=None, not {asked!r}."
+            )
+        if held or entry.name == "pocket":
+            return [(entry, asked or (*held, "none")[0])]
+        return [(entry, s) for s in ("none", "int8", "int4") if asked in (None, s)] or [(entry, str(asked))]
     plain = [(entry, s) for s in ("int4", "int8", "none")]
     if entry.packed and entry.of:  # the packed variant itself
         return [(entry, asked or "int4")]
@@ -256,22 +253,23 @@ def _ways(entry: Entry, asked: str | None, device: Device, *, chosen: bool) -> l
 
 
 def _option(entry: Entry, scheme: str, device: Device, tokens: int, here: Machine, *, drafter: bool) -> Option:
-    weights, cache, width = _counted(entry, scheme, tokens)
+    weights, cache, width = counted(entry, scheme, tokens)
     small = weights < 1e9
     working = width * 512 + (0 if small else int(0.4e9))
     reserve = 0 if small else int(0.6e9)
-    own_drafter = int(min(_DRAFTER, weights * 0.3)) if drafter else 0
-    download = 0 if entry.local or here.cached(entry.source) else int(_fetched(entry))
+    own_drafter = int(min(DRAFTER, weights * 0.3)) if drafter else 0
+    download = 0 if entry.local or here.cached(entry.source) else int(fetched_bytes(entry))
     if own_drafter and not entry.local and not here.cached(entry.drafter):
         download += own_drafter
     needed = weights + own_drafter + cache + working + reserve
     fits = device.free is None or needed <= device.free
     why = "" if weights else "its size is not known before it is here"
-    if fits and download and here.disk_free is not None and download > here.disk_free:
-        fits, why = False, f"the disk has {_gb(here.disk_free)} free"
+    lacks = "" if fits else "memory"
+    if fits and download and here.disk_free is not None and download + RESERVE > here.disk_free:
+        fits, lacks, why = False, "disk", f"the disk has {_gb(here.disk_free)} free, {_gb(RESERVE)} of which stay so"
     return Option(
         entry.source, scheme, device.name, weights, own_drafter, cache, working, reserve, download, device.free, fits,
-        why,
+        why, lacks,
     )  # fmt: skip
 
 
@@ -289,25 +287,44 @@ def _why(option: Option, best: Option, *, alone: bool) -> str:
     return "fits too, but is slower: more bytes a token" if option.weights > best.weights else "fits too, but rounds"
 
 
-def _nearest(entry: Entry, taken: Option, tokens: int, here: Machine) -> str:
-    """In words: what would fit in place of what does not."""
-    if taken.quantization == "none" and not (entry.shape and entry.shape.experts):
-        name = entry.source if entry.local else entry.name
-        for scheme in ("int8", "int4"):
-            if _looked_at(entry, entry, scheme, None, None, tokens, here).fits:
-                return f"What fits: workbench.load({name!r}, quantization={scheme!r})."
+def _nearest(
+    entry: Entry, source: Entry, taken: Option, here: Machine, asked: dict[str, Any], name: str, pinned: dict[str, Any]
+) -> str:
+    """In words: what would fit in place of what does not. The same model with one thing less; else a smaller one."""
+    less: list[dict[str, Any]] = []
+    if not (source.shape and source.shape.experts):
+        smaller = [s for s in ("int8", "int4") if LINEAR[s] < LINEAR[taken.quantization]]
+        less += [{"quantization": s} for s in smaller if not source.local or not stored_schemes(Path(source.source))]
+    less += [{"drafter": False}] if taken.drafter else []
+    less += [{"tokens": CONTEXT}] if asked["tokens"] > CONTEXT else []
+    less += [{"device": None}] if asked["device"] else []
+    for change in less:
+        with_less = {**asked, **change}
+        if _looked_at(entry, source, here, chosen=bool(pinned), **with_less).fits:
+            return f"What fits: {_call(name, {**pinned, **with_less})}."
     for other in sorted(CATALOG.values(), key=lambda e: -e.gigabytes):
-        smaller = other.gigabytes < (entry.gigabytes or float("inf")) and other.name != entry.name
-        if smaller and _looked_at(other, other, None, None, None, tokens, here).fits:
-            return f"What fits: workbench.load({other.name!r})."
+        fewer = other.gigabytes < (entry.gigabytes or float("inf")) and other.name != entry.name
+        if not fewer or asked["tokens"] > (limit(other) or 0):
+            continue
+        where = {"device": asked["device"], "tokens": asked["tokens"]}
+        if _looked_at(other, other, here, **where).fits:
+            return f"What fits: {_call(other.name, where)}."
     return "Nothing of the catalog fits into so little."
+
+
+def _call(name: str, given: dict[str, Any]) -> str:
+    """The call of ``load`` with these arguments; those that it takes anyway are left out."""
+    tokens = given.get("tokens", CONTEXT)
+    said = {k: v for k, v in given.items() if v is not None and k != "tokens"}
+    said |= {"context": tokens} if tokens != CONTEXT else {}
+    return f"workbench.load({', '.join([repr(name), *(f'{k}={v!r}' for k, v in said.items())])})"
 
 
 def _predicted(made: LoadPlan, measured: Pace) -> LoadPlan:
     t = made.taken
-    used = t.weights * _used(find(t.variant))
-    a_token = used / measured.bytes_a_second
-    numbers = used / _LINEAR.get(t.quantization, 2.0)
+    read = t.weights * used(find(t.variant))
+    a_token = read / measured.bytes_a_second
+    numbers = read / LINEAR.get(t.quantization, 2.0)
     first = 300 * 2 * numbers / measured.operations_a_second + a_token
     advice = ""
     if first > 30:
@@ -315,99 +332,6 @@ def _predicted(made: LoadPlan, measured: Pace) -> LoadPlan:
         smaller = next((e.name for e in CATALOG.values() if 0 < e.gigabytes < CATALOG.get(made.name, e).gigabytes), "")
         advice += f", or take {smaller}." if smaller else "."
     return replace(made, first_token=first, tokens_a_second=1 / a_token, advice=advice)
-
-
-# --- counting ---------------------------------------------------------------------------------------------------------
-
-
-def _counted(entry: Entry, scheme: str, tokens: int) -> tuple[int, int, int]:
-    """Bytes of the weights as held, bytes of keys and values, and bytes of intermediate numbers a token."""
-    if entry.local:
-        return _folder(Path(entry.source), scheme, tokens, wide=entry.name == "pocket")
-    shape = entry.shape
-    if shape is None:
-        return 0, 0, 0  # a hub id we know nothing of: its configuration says more once it is here
-    weights = shape.linear * _LINEAR[scheme] + shape.embeddings * _ENDS[scheme]
-    weights += (shape.in_experts + shape.elsewhere) * 2
-    return int(weights), shape.cache(tokens), 200_000
-
-
-def _used(entry: Entry) -> float:
-    """The share of the weights that one token needs: less than all of them in a mixture of experts."""
-    shape = entry.shape
-    idle = shape.in_experts * (1 - shape.active / shape.experts) if shape and shape.experts else 0
-    return 1 - idle / shape.weights if shape else 1.0
-
-
-def _fetched(entry: Entry) -> float:
-    shape = entry.shape
-    if shape is None:
-        return 0.0
-    if entry.packed and entry.of:  # 4 bits and a 16-bit scale for 32 of them; the embedding in 16 bit
-        return shape.linear * 0.5625 + (shape.embeddings + shape.elsewhere) * 2
-    return shape.weights * 2.0
-
-
-def made_of(entry: Entry) -> str:
-    """The hub id that weights were made of: of a packed folder, what it says; of others, what they are."""
-    if not entry.local:
-        return entry.source
-    declared = headers.config(Path(entry.source)).get("quantization_config") or {}
-    return str(declared.get("source") or entry.source)
-
-
-def _stored(folder: Path) -> str:
-    """What a folder's weights are held as when nothing is asked."""
-    declared = headers.config(folder).get("quantization_config") or {}
-    return str(declared.get("scheme") or ("int4" if declared.get("quant_method") == "compressed-tensors" else "none"))
-
-
-def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int, int, int]:
-    linear = ends = other = packed = 0
-    item = 0
-    config = headers.config(folder)
-    wide = wide or "float32" in (config.get("dtype"), config.get("torch_dtype"))  # whatever the files hold it as
-    for key, kind, shape in headers.tensors(folder):
-        count = 1
-        for length in shape:
-            count *= length
-        size = _SIZES.get(kind, 2)
-        text = not any(word in key for word in ("vision", "audio"))
-        if key.endswith(("weight_packed", "weight_scale")) and kind != "I64":
-            packed += count * size * (2 if key.endswith("weight_scale") and len(shape) == 2 else 1)
-        elif text and "embed_tokens" in key:
-            ends, item = ends + count, max(item, size)
-        elif text and _packable(key) and len(shape) == 2 and shape[1] % 32 == 0:
-            linear, item = linear + count, max(item, size)
-        else:
-            other += count * (4 if wide else size)
-    item = 4 if wide else item or 2
-    weights = packed + other
-    weights += linear * item if scheme == "none" or packed else int(linear * _LINEAR.get(scheme, 2.0))
-    weights += int(ends * (_ENDS[scheme] if scheme in ("int4", "int8") else item))
-    text_config = config.get("text_config", config)
-    return weights, _cache(text_config, tokens, 4 if wide else 2), int(text_config.get("intermediate_size", 0)) * 8
-
-
-def _packable(key: str) -> bool:
-    """Whether a matrix of the text model is a linear layer that is packed."""
-    return (".layers." in key and ".router." not in key) or key.endswith("per_layer_model_projection.weight")
-
-
-def _cache(text: dict[str, Any], tokens: int, item: int) -> int:
-    """Bytes of keys and values, from a text configuration."""
-    kinds = text.get("layer_types") or ["full_attention"] * int(text.get("num_hidden_layers", 0))
-    window = int(text.get("sliding_window") or tokens)
-    own = len(kinds) - int(text.get("num_kv_shared_layers") or 0)
-    total = 0
-    for k, kind in enumerate(kinds[:own]):
-        special = (text.get("per_layer_config") or {}).get(str(k), {})
-        full = kind == "full_attention"
-        heads = special.get("num_key_value_heads") or (full and text.get("num_global_key_value_heads"))
-        size = special.get("head_dim") or (full and text.get("global_head_dim"))
-        width = int(heads or text.get("num_key_value_heads", 1)) * int(size or text.get("head_dim", 256))
-        total += 2 * item * width * (tokens if full else min(tokens, window))
-    return total
 
 
 def _row(option: Option) -> tuple[str, ...]:

@@ -9,7 +9,9 @@ and a scale a row under the same names; nothing in it depends on the machine.
 from __future__ import annotations
 
 import json
+import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,9 @@ from workbench import headers
 from workbench.catalog import find
 from workbench.errors import DoesNotFit, Incompatible, ModelError
 from workbench.fetching import fetched
-from workbench.loading import check_versions
+from workbench.grid import GROUP
+from workbench.loading import read_from
+from workbench.versions import check_versions
 
 __all__ = ["Files", "quantize"]
 
@@ -58,18 +62,15 @@ def quantize(
     if scheme not in SCHEMES:
         raise ModelError(f"{scheme!r} is no scheme; expected one of {', '.join(SCHEMES)}.")
     entry = find(name)
+    if revision is not None and entry.local:
+        raise ModelError(f"revision={revision!r}: {entry.name} lies in a folder and has none; only hub ids have.")
     target = Path(to).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is there already; give a folder that does not exist yet.")
     source = fetched(entry, revision, progress=report is not None)
     files = headers.whole(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    size, free = sum(f.stat().st_size for f in files), shutil.disk_usage(target.parent).free
-    needed = size if scheme == "int8" else size * 6 // 10  # never less than what comes out, whatever goes in
-    if needed > free:
-        raise DoesNotFit(f"{target.parent} has {free / 1e9:.1f} GB free; up to {needed / 1e9:.1f} GB may be written.")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")  # nobody else's
     part.mkdir()
     try:
         rounding = _write(source, files, part, scheme, "" if entry.local else entry.source, report)
@@ -92,21 +93,24 @@ def _write(
     from workbench import grid
     from workbench.quantization import METHOD, held_as, planned, renamer, stored, stored_form
 
-    config = AutoConfig.from_pretrained(source, local_files_only=True)
+    headers.gemma(source)
+    config = read_from(str(source), source, lambda: AutoConfig.from_pretrained(source, local_files_only=True))
     declared = stored_form(config) or {}
     if declared.get("quant_method") == METHOD:
         raise Incompatible(f"{source} holds packed weights already ({declared.get('scheme')}).")
     config = held_as(source, scheme, "cpu")[1].get("config", config)
     with torch.device("meta"):
-        model = AutoModelForMultimodalLM.from_config(config)
+        model = read_from(str(source), source, lambda: AutoModelForMultimodalLM.from_config(config))
     try:
         plan = planned(model, scheme, stored(model, [str(f) for f in files]))
         named, total, out = renamer(model), grid.Rounding(), Files(part)
+        held = [(key, *what) for file in files for key, what in headers.read(file).items()]
+        _check_room(part, sum(_size(plan.get(_layer(named, key)), key, kind, shape) for key, kind, shape in held))
         for number, file in enumerate(files):
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (a safetensors file is no mapping)
                     name, _dot, last = key.rpartition(".")
-                    what = plan.get(named(f"{name}.weight").removesuffix(".weight"))
+                    what = plan.get(_layer(named, key))
                     tensor = tensors.get_tensor(key)
                     if what is None or what.packed or last != "weight":
                         out.add(key, tensor)
@@ -141,6 +145,30 @@ def _write(
     return words
 
 
+def _layer(named: Callable[[str], str], key: str) -> str:
+    """The model's name for the layer that a checkpoint's key is of."""
+    return named(f"{key.rpartition('.')[0]}.weight").removesuffix(".weight")
+
+
+def _size(what: Any, key: str, kind: str, shape: list[int]) -> int:
+    """Bytes that a tensor of the checkpoint takes in the result."""
+    count, size = math.prod(shape), headers.SIZES.get(kind, 4)
+    if what is None or what.packed or not key.endswith(".weight"):
+        return count * size
+    if what.kind == "int4":  # codes, a scale for each group, and the shape
+        return count // 2 + count // GROUP * size + 16
+    return count + shape[0] * size
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DoesNotFit(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, and {needed / 1e9:.1f} GB will be written: make room, or "
+            "give a folder on another disk."
+        )
+
+
 class Files:
     """Writes tensors into files of at most 2 GB, with the index that Transformers reads."""
 
@@ -161,11 +189,17 @@ class Files:
         self.bytes += tensor.nbytes
 
     def _flush(self) -> None:
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         self._count += 1
         name = f"model-{self._count:05d}.safetensors"
-        save_file(self._open, self.folder / name, metadata={"format": "pt"})
+        try:
+            save_file(self._open, self.folder / name, metadata={"format": "pt"})
+        except (SafetensorError, OSError) as error:
+            raise DoesNotFit(
+                f"A file of {self._size / 1e9:.2f} GB could not be written to {self.folder.parent}: {error}"
+            ) from None
         self._index.update(dict.fromkeys(self._open, name))
         self._open, self._size = {}, 0
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from workbench.errors import WorkbenchError
+from workbench.versions import installing
 
 __all__ = ["FOLDER", "Copied", "command", "copy", "run", "source"]
 
@@ -137,7 +138,7 @@ def run(folder: Path, *, browser: bool, port: int | None, say: Callable[[str], N
     if importlib.util.find_spec("jupyterlab") is None:
         raise WorkbenchError(
             f"JupyterLab is not installed. The lessons lie in {folder}; to open them here:\n"
-            f'  {sys.executable} -m pip install "gemma-workbench[lab,model]"'
+            f"  {sys.executable} -m pip install {installing('lab,model')}"
         )
     port = _free_port(port)
     token = secrets.token_urlsafe(24)
