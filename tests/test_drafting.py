@@ -457,3 +457,24 @@ def test_speedup_of_a_bad_drafter(bad, examples):
     one = bad.ask("Hello", max_new_tokens=1, temperature=0)
     with pytest.raises(TraceError, match="one token"):
         bad.speedup(one, repeats=1)
+
+
+def test_speedup_of_a_branch_is_of_what_comes_after_its_forced_tokens(bad, examples, monkeypatch):
+    full = bad.ask(STORY, images=[examples / "scene.png"], draft=4, temperature=1.0, seed=3, max_new_tokens=20)
+    branch = bad.branch(full, at=6, token=" purple")
+    assert branch.tokens.source_names[:8] == ("forced",) * 7 + ("plain",)
+    again, runs = type(bad).again, []
+    monkeypatch.setattr(type(bad), "again", lambda *given, **more: runs.append(again(*given, **more)) or runs[-1])
+    speed = bad.speedup(branch, repeats=1)
+    assert len(runs) == 4
+    assert all(same(run, branch) for run in runs), "another answer was measured"
+    seconds = [float(run.tokens.time_s[-1] - run.tokens.time_s[7]) for run in runs]
+    assert sorted([*speed.plain_s, *speed.drafted_s]) == sorted(seconds[2:])
+    for trace, said in (
+        (bad.branch(full, at=0, token="One", max_new_tokens=1), "one token, which"),
+        (bad.branch(full, at=3, token=" red", max_new_tokens=5), "one token after those it was given"),
+        (bad.branch(full, at=3, token="<turn|>"), "All of this answer was given"),
+        (bad.score(full), "All of this answer was given"),
+    ):
+        with pytest.raises(TraceError, match=f"{said}.*nothing to speed up"):
+            bad.speedup(trace, repeats=1)

@@ -106,6 +106,42 @@ def test_it_can_be_kept(model, trace, tmp_path):
         again.index(token=2)
 
 
+def test_tokens_from_the_end_and_one_of_token_and_position(model, trace):
+    lens, T, N = model.lens(trace), len(trace.prompt), len(trace.tokens)
+    assert lens.index(token=-1) == N - 1
+    assert lens.words(token=-2) == lens.words(token=N - 2)
+    assert lens.only(tokens=[-1, 2]).positions.tolist() == [T + 1, T + N - 2]
+    prompt = model.lens(trace, over="prompt", top=1)
+    assert prompt.index(token=0) == prompt.index(position=T - 1) == T - 1, "what the first word was chosen at"
+    for ask in (
+        lambda: prompt.index(token=-1), lambda: lens.index(token=N), lambda: lens.index(token=-N - 1),
+        lens.index,
+    ):  # fmt: skip
+        with pytest.raises(TraceError, match="holds positions"):
+            ask()
+    with pytest.raises(TraceError, match="give one of them"):
+        lens.index(token=0, position=T)
+    with pytest.raises(TraceError, match="expected a number"):
+        lens.index(token=1.5)
+
+
+def test_a_lens_over_a_picture_by_a_numpy_number_is_saved(model, trace, tmp_path):
+    keep(trace, model.lens(trace, over="image", media=np.int64(0), top=1)).save(tmp_path / "a.trace")
+    assert Recorded(workbench.Trace.load(tmp_path / "a.trace")).lens(trace, "image", 0).media == 0
+
+
+def test_lenses_of_other_words_stand_beside_each_other(model, trace):
+    kept = keep(
+        trace, model.lens(trace, tokens=1), model.lens(trace, tokens=4, top=2), model.lens(trace, tokens=4, top=2)
+    )
+    assert sorted(kept.readings) == ["lens.answer.0", "lens.answer.0.2"]
+    recorded = Recorded(kept)
+    assert recorded.lens(kept, tokens=4).top_ids.shape == (7, 1, 2)
+    assert recorded.lens(kept, tokens=1).final_ids.tolist() == [trace.tokens.token_id[1]]
+    with pytest.raises(TraceError, match="token=2"):
+        recorded.lens(kept, tokens=2)
+
+
 def test_nearest_words_of_raw_patches_by_hand(model, trace):
     near = model.nearest(trace, top=3)
     feature = model.request(trace).features[0]
@@ -159,6 +195,8 @@ def test_what_is_wrong_is_said(model, trace):
         ({"over": "smell"}, PromptError, "expected one of"), ({"tokens": 6}, TraceError, "6 tokens"),
         ({"over": "image", "media": 1}, TraceError, "no image 1"), ({"top": 0}, PromptError, "from 1 to 100"),
         ({"over": "image", "tokens": 1}, PromptError, "goes with over='answer'"),
+        ({"media": 7}, PromptError, "media=7 goes with over='image'"),
+        ({"over": "prompt", "media": 1}, PromptError, "media=1 goes with"),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
             model.lens(trace, **more)

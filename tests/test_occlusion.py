@@ -273,13 +273,22 @@ def test_it_can_be_kept_and_laid_beside_attention(model, trace, tmp_path):
         recorded.occlude(trace, token=3)
 
 
+def test_numpy_numbers_are_numbers(model, trace, tmp_path):
+    two, one = np.int64(2), np.int64(1)
+    o = model.occlude(trace, token=np.int64(0), media=one, size=np.int32(3), tile=two)
+    assert (o.size, o.map.media) == (3, 1)
+    keep(trace, o).save(tmp_path / "a.trace")
+    again = Recorded(workbench.Trace.load(tmp_path / "a.trace")).occlude(trace, token=0, media=1, size=3)
+    assert np.array_equal(again.values, o.values)
+
+
 def test_what_is_wrong_is_said(model, trace):
     for more, error, words in (
         ({"token": 5}, TraceError, "5 tokens"), ({"over": "smell"}, PromptError, "expected 'image', 'audio', 'text'"),
         ({"how": "silence"}, PromptError, "'mean' or 'grey' or 'blur'"), ({"media": 2}, TraceError, "no image 2"),
         ({"tile": 0}, PromptError, "from 1"), ({"size": 0}, PromptError, "size=0: .* from 1"),
         ({"size": 2.0}, PromptError, "size=2.0"), ({"size": True}, PromptError, "size=True"),
-        ({"stop": 1}, PromptError, "Event"),
+        ({"stop": 1}, PromptError, "Event"), ({"over": "text", "media": 1}, PromptError, "media=1 goes with"),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
             model.occlude(trace, **more)

@@ -1,5 +1,7 @@
 """Prompts: the processor's own tokens, segments that name every patch, frame and word, and typed control tokens."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -109,6 +111,42 @@ def test_typed_control_tokens_stay_text(prompter, words, typed):
     assert said == question.strip().replace("\r\n", "\n") or said.split() == question.split()
 
 
+def test_text_is_cut_by_one_thread_at_a_time(prompter, monkeypatch):
+    """A tokenizer is told for all threads whether control tokens are text: one must not change it under another."""
+    tokenizer = prompter.tokenizer
+    inside, on = threading.Event(), threading.Event()
+
+    class Slow:
+        """The tokenizer beneath; the first text, a prompt, is cut only once somebody else had his turn."""
+
+        def __init__(self, real):
+            object.__setattr__(self, "real", real)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def __setattr__(self, name, value):
+            setattr(self.real, name, value)
+
+        def encode_batch(self, *args, **kwargs):
+            if not inside.is_set():
+                inside.set()
+                on.wait(timeout=1)
+            return self.real.encode_batch(*args, **kwargs)
+
+    expected = prompter.build(conversation("Hm?")).prompt.ids.tolist()
+    monkeypatch.setattr(tokenizer, "_tokenizer", Slow(tokenizer._tokenizer))
+    made = []
+    builder = threading.Thread(target=lambda: made.append(prompter.build(conversation("Hm?"))))
+    builder.start()
+    assert inside.wait(timeout=10)
+    other = threading.Thread(target=lambda: (prompter.encode("<turn|>"), on.set()))
+    other.start()
+    builder.join()
+    other.join()
+    assert made[0].prompt.ids.tolist() == expected
+
+
 def test_neutral_and_ordinary_texts_are_cut_alike(prompter):
     """The path for typed control tokens gives ordinary text the very tokens of the ordinary path."""
     rng = np.random.default_rng(0)
@@ -131,6 +169,38 @@ def test_history_with_media_in_earlier_turns(prompter):
     assert (second.rows, second.cols) == (5, 11)  # 2:1 within 70 patches
     roles = [s.role for s in request.prompt.segments if s.kind == "text"]
     assert roles == ["system", "user", "model", "user"]
+
+
+def test_media_given_with_messages_stand_at_the_head_of_the_last_turn(prompter):
+    own = {"role": "user", "content": [{"type": "image", "image": noise(90, 90)}, {"type": "text", "text": "What?"}]}
+    talk = conversation(None, images=[noise(60, 120, 2)], audio=[SOUND], history=[own])
+    assert [(p["type"], p.get("index")) for p in talk.messages[0]["content"]] == [
+        ("image", 0), ("audio", 0), ("image", 1), ("text", None),
+    ]  # fmt: skip
+    assert [(im.width, im.height) for im in talk.images] == [(120, 60), (90, 90)]
+    first = prompter.build(talk).prompt.segment("image", 0)
+    assert (first.rows, first.cols) == (5, 11), "numbered as they stand in the prompt"
+    assert conversation(None, images=None, history=[own]).messages[0]["content"][0] == {"type": "image", "index": 0}
+
+
+def test_what_is_remembered_of_media_has_a_limit_in_bytes():
+    from workbench.features import Part, Reader
+
+    def made(floats):
+        return "x", [Part(torch.zeros(floats), None, "k", 1)] * 2
+
+    reader = Reader(None, most_bytes=1000)
+    for k in range(4):
+        reader._remember(str(k), lambda: made(50))  # 2 × 200 bytes
+    assert reader.bytes == 800
+    assert list(reader._features) == ["2", "3"]
+    reader._remember("2", lambda: made(1))  # it is known: used last
+    reader._remember("large", lambda: made(1000))
+    assert list(reader._features) == ["large"], "the newest stays"
+    reader._remember("small", lambda: made(1))
+    assert list(reader._features) == ["small"]
+    reader.clear()
+    assert reader.bytes == 0
 
 
 @pytest.mark.parametrize(

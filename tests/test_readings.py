@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.attentions import make_occlusion
+from tests.attentions import make_attention, make_lens, make_occlusion
 from tests.traces import INFO, make_trace
 from workbench.errors import Incompatible, TraceError
 from workbench.readings import Attention, Inspector, Layer, Lens, Map, Recorded, can, keep, rank_correlation
@@ -256,6 +256,73 @@ def test_rank_correlation_by_hand():
         rank_correlation(np.zeros(3), np.zeros((1, 3)))
     with pytest.raises(TraceError, match="nothing was measured"):
         Map("text", None, np.full(2, np.nan), np.arange(2), "nats").peak()
+
+
+def test_an_answer_about_another_run_is_refused():
+    """Of another word, or of another picture or sound of the same size."""
+    words = replace(TRACE, tokens=replace(TRACE.tokens, token_id=TRACE.tokens.token_id + 1))
+    picture = replace(TRACE, images=TRACE.images[::-1])
+    sound = replace(TRACE, audio=make_trace(audio=(1.31,)).audio)
+    assert (TRACE.ids == picture.ids).all()
+    a = attention(lambda *_: {18: 1.0})
+    mine = a.run
+    about = (a, replace(make_lens(TRACE), run=mine), replace(make_occlusion(TRACE, 1, "image", 0), run=mine))
+    kept = keep(TRACE, *about)
+    assert {r["meta"]["run"] for r in kept.readings.values()} == {mine}
+    for other in (words, picture, sound):
+        for answer in about:
+            with pytest.raises(TraceError, match="is of another run than"):
+                keep(other, answer)
+        with pytest.raises(TraceError, match="is of another run than"):
+            Recorded(replace(other, readings=kept.readings)).attend(other)
+        with pytest.raises(Incompatible, match="is not the trace"):
+            Recorded(kept).attend(other)
+    old = {name: {**r, "meta": {k: v for k, v in r["meta"].items() if k != "run"}} for name, r in kept.readings.items()}
+    recorded = Recorded(replace(TRACE, readings=old))
+    assert recorded.attend(TRACE).run == mine, "a file of before has none, and is believed"
+    assert (recorded.lens(TRACE, "image").run, recorded.occlude(TRACE, 1).run) == (mine, mine)
+
+
+def test_attentions_of_other_words_or_layers_stand_beside_each_other():
+    a = attention(lambda layer, head, query: {18: (1 + layer) / 4, 0: query / 16})
+    parts = [a.only(positions=[T - 1]), a.only(positions=[T, T + 1], layers=1), a.only(positions=[T], heads=1)]
+    kept = keep(TRACE, *parts)
+    assert sorted(kept.readings) == ["attention.model", "attention.model.2", "attention.model.3"]
+    again = replace(parts[1], replay_gap=0.5)
+    assert keep(kept, again).readings.keys() == kept.readings.keys(), "the same question again"
+    recorded = Recorded(keep(kept, again))
+    assert recorded.attend(kept, tokens=0).row(0)[0] == 0
+    assert recorded.attend(kept, tokens=2).replay_gap == 0.5
+    assert recorded.attend(kept, tokens=1, layers=0).heads.tolist() == [1]
+    assert recorded.attend(kept, tokens=1, layers=1).heads.tolist() == [0, 1]
+    assert len(recorded.attend(kept).positions) == 1, "the one of most numbers"
+    with pytest.raises(TraceError, match="token=6: this reading holds"):
+        recorded.attend(kept, tokens=6)
+    first = keep(TRACE, parts[0])  # as a file of before has it
+    assert list(keep(first, replace(parts[0], replay_gap=0.25)).readings) == ["attention.model"]
+
+
+def test_what_was_kept_is_asked_for_as_the_model_is():
+    """In any order, and from the end."""
+    recorded = Recorded(
+        keep(TRACE, make_attention(TRACE), replace(make_occlusion(TRACE, 1, "image", 0), tokens=[1, 5]))
+    )
+    assert (
+        recorded.occlude(TRACE, [5, 1]).tokens.tolist() == recorded.occlude(TRACE, [-2, 1, 1]).tokens.tolist() == [1, 5]
+    )
+    part = recorded.attend(TRACE, layers=[-1, 0, 0], heads=[1, 0], tokens=[-1, 2])
+    assert [one.index for one in part.layers] == [0, 2]
+    assert (part.heads.tolist(), part.tokens.tolist()) == ([0, 1], [2, 6])
+    with pytest.raises(TraceError, match="layers=-4"):
+        recorded.attend(TRACE, layers=-4)
+
+
+def test_rollout_takes_no_head():
+    a = attention(lambda *_: {18: 1.0}, rollout=np.eye(K)[T - 1 : K - 1].astype(np.float16))
+    for ask in (lambda: a.on_image(0, 0, layer="rollout", head=1), lambda: a.row(0, layer="rollout", head=1)):
+        with pytest.raises(TraceError, match="head=1 with layer='rollout'"):
+            ask()
+    assert a.map("image", 0, token=0, layer="rollout").about.endswith("rollout, mean of all heads")
 
 
 def test_occlusions_of_many_tokens_are_kept_apart():

@@ -1,6 +1,8 @@
 """Teacher-forced runs, branches and comparisons, against full forward passes of Transformers' own model."""
 
+import contextlib
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import workbench  # noqa: E402
 from workbench import masks  # noqa: E402
-from workbench.errors import Incompatible, PromptError, TraceError  # noqa: E402
+from workbench.errors import Incompatible, ModelError, PromptError, TraceError  # noqa: E402
 from workbench.pocket import HERE, WEIGHTS  # noqa: E402
 
 SCENE = HERE / "examples" / "scene.png"
@@ -69,6 +71,78 @@ def test_a_question_with_a_completion(model):
     assert np.isfinite(model.score(messages, "Three.").tokens.logprob).all()
 
 
+def test_media_go_with_messages_as_with_a_question(model):
+    asked = model.score("How many shapes are there?", "Three.", images=[SCENE])
+    turn = {"role": "user", "content": "How many shapes are there?"}
+    told = model.score([turn], "Three.", images=[SCENE])
+    assert told.prompt.ids.tolist() == asked.prompt.ids.tolist()
+    np.testing.assert_allclose(told.tokens.logprob, asked.tokens.logprob, atol=1e-4)
+    how = {"temperature": 0, "draft": 0, "max_new_tokens": 3}
+    answer = model.ask(None, history=[turn], images=[SCENE], **how)
+    assert answer.ids.tolist() == model.ask(turn["content"], images=[SCENE], **how).ids.tolist()
+    assert len(answer.images) == 1
+    for history in ([turn, {"role": "model", "content": "Three."}], answer):
+        with pytest.raises(PromptError, match="last turn is of the role model"):
+            model.ask(None, history=history, images=[SCENE])
+
+
+@pytest.fixture
+def two():
+    """Two models that nobody else has."""
+    models = [workbench.load("pocket", drafter=False, context=context, progress=False) for context in (300, 310)]
+    yield models
+    for model in models:
+        name = next(name for name, one in workbench.loaded().items() if one is model)
+        unload = threading.Thread(target=workbench.unload, args=(name,), daemon=True)  # two that hang are left
+        unload.start()
+        unload.join(timeout=10)
+
+
+def test_two_models_may_be_scored_against_each_other_at_once(two, monkeypatch):
+    from workbench import model as module
+
+    real, both = module.prompt_logprobs, threading.Barrier(2)
+
+    def meet(*given):
+        """Wait until each thread holds what it took first, if it can come to that."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=1)
+        return real(*given)
+
+    monkeypatch.setattr(module, "prompt_logprobs", meet)
+    done = []
+
+    def run(a, b):
+        done.append(a.score("Hi", "Yes.", reference=b))
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in (two, two[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads), "each waits for the model that the other holds"
+    assert [t.readings["reference"]["arrays"]["kl"].max() < 1e-9 for t in done] == [True, True]
+
+
+def test_a_model_is_not_unloaded_in_the_middle_of_a_score(model, monkeypatch):
+    mine = workbench.load("pocket", drafter=False, context=320, progress=False)
+    along, closing = mine._along, []
+
+    def then_unload(*given):
+        made = along(*given)
+        closing.append(threading.Thread(target=mine._close))
+        closing[0].start()
+        closing[0].join(timeout=0.3)
+        return made
+
+    monkeypatch.setattr(mine, "_along", then_unload)
+    assert np.isfinite(mine.score("Hi", "Yes.").tokens.logprob).all()
+    closing[0].join(timeout=10)
+    with pytest.raises(ModelError, match="was unloaded"):
+        mine.score("Hi", "Yes.")
+    workbench.unload(next(name for name, one in workbench.loaded().items() if one is mine))
+
+
 def test_kl_to_itself_is_nothing_and_to_another_model_what_it_is(model, story, tmp_path):
     from workbench.pocket.build import save
     from workbench.pocket.evaluate import load
@@ -76,7 +150,7 @@ def test_kl_to_itself_is_nothing_and_to_another_model_what_it_is(model, story, t
     processor, other = load(WEIGHTS)
     with torch.no_grad():
         for layer in other.model.language_model.layers:
-            layer.mlp.down_proj.weight.mul_(0.9)
+            layer.mlp.gate_proj.weight.mul_(0.8)  # not what a norm comes right after: it would take that back
     save(other, processor, tmp_path)
     weaker = workbench.load(tmp_path, progress=False)
     try:
@@ -133,6 +207,57 @@ def test_a_branch_goes_on_from_the_forced_token(model, story):
     assert len(ended.tokens) == 4
 
 
+def test_a_forced_stop_token_ends_the_answer_in_its_last_place_too(model):
+    full = model.ask("What is at the top left?", images=[SCENE], temperature=0)
+    n = len(full.tokens)
+    assert full.finish == "stop_token"
+    assert model.ask("What is at the top left?", images=[SCENE], temperature=0, max_new_tokens=n).finish == "stop_token"
+    again = model.branch(full, at=n - 1, token=int(full.tokens.token_id[-1]), max_new_tokens=n)
+    assert (again.finish, again.text) == ("stop_token", full.text)
+    assert model.branch(full, at=n - 1, token=" red", max_new_tokens=n).finish == "max_new_tokens"
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video"])
+def test_a_media_token_is_no_word_to_force(model, story, kind):
+    token = getattr(model.processor, f"{kind}_token_id")
+    for given in (token, model.processor.tokenizer.convert_ids_to_tokens(token)):
+        with pytest.raises(PromptError, match="stands for a patch or frame"):
+            model.branch(story, at=1, token=given)
+    with pytest.raises(PromptError, match="stands for a patch or frame"):
+        model.score(story, [5, token])
+
+
+def test_an_answer_that_says_a_media_token_itself_is_run_again(model, story, oracle, monkeypatch):
+    """As if it was padding, which is what Transformers embeds there."""
+    from workbench import model as module
+
+    media = {model.processor.image_token_id, model.processor.audio_token_id}
+    monkeypatch.setattr(module, "forced_by", lambda *_: [*story.tokens.token_id[:2].tolist(), *sorted(media)])
+    said = model.branch(story, 2, " red", max_new_tokens=8)
+    monkeypatch.undo()
+    assert set(said.tokens.token_id[2:4].tolist()) == media
+    assert "image" not in [s.kind for s in said.segments]
+    assert said.segments[1].kind == "control"
+    assert model.attend(said).replay_gap < 1e-3
+    assert model.attend(said).on_image(0, token=5).shape == model.attend(story, tokens=0).on_image(0).shape
+    np.testing.assert_allclose(model.lens(said).logprob[-1], said.tokens.logprob, atol=1e-3)
+    assert model.occlude(said, over="text").base == pytest.approx(said.tokens.logprob.sum(), abs=1e-2)
+    np.testing.assert_allclose(model.score(said).tokens.logprob, said.tokens.logprob, atol=1e-3)
+    pad = model.transformer.config.get_text_config().pad_token_id
+    with torch.inference_mode():
+        engine, request = model._engine, model.request(said)
+        ids = torch.from_numpy(said.ids.astype(np.int64))[None]
+        ids[0, len(said.prompt) :][torch.isin(ids[0, len(said.prompt) :], torch.tensor(sorted(media)))] = pad
+        types = torch.nn.functional.pad(request.type_ids, (0, len(said.tokens)))
+        out = engine.transformer(
+            input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=types, use_cache=False,
+            **request.media_inputs(),
+        ).logits[0].double().log_softmax(-1)  # fmt: skip
+    T = len(said.prompt)
+    expected = out[np.arange(T - 1, len(said.ids) - 1), said.ids[T:]].numpy()
+    np.testing.assert_allclose(said.tokens.logprob, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("at", [-1, 40, 1000, 1.5, True])
 def test_branching_where_there_is_nothing(model, story, at):
     with pytest.raises(TraceError, match="at="):
@@ -152,8 +277,10 @@ def test_bad_input_to_score_branch_and_compare(model, story):
         model.branch(story, 2, " red", tempo=3)
     with pytest.raises(PromptError, match="needs completion="):
         model.score("What?")
-    with pytest.raises(PromptError, match="go with a question"):
-        model.score(story, images=[SCENE])
+    for more in ({"images": [SCENE]}, {"images": SCENE}, {"audio": b"x"}, {"system": "Be short."}):
+        with pytest.raises(PromptError, match="go with a question"):
+            model.score(story, **more)
+    assert model.score(story, [5], images=None, audio=None, video=None).finish == "scored"
     with pytest.raises(PromptError, match="reference="):
         model.score(story, reference="pocket")
     with pytest.raises(TraceError, match="expected a Trace"):

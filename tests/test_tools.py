@@ -199,6 +199,9 @@ def test_transformers_own_parser_reads_the_same(model, script, answer):
         ("call:f{a 1}", "f", "':' was expected before"),
         ("call:f{a:" + "[" * 500 + "]" * 500 + "}", "f", "deeper than 30"),
         ("call:f{a:" + "9" * 5000 + "}", "f", "is no value"),
+        ("call:f{a:1e999}", "f", "1e999 is a number beyond 64 bits"),
+        ("call:f{a:[-1e300]}", "f", "beyond 64 bits"),
+        ("call:f{a:99999999999999999999}", "f", "beyond 64 bits"),
     ],
 )
 def test_calls_that_cannot_be_read_say_why(text, name, problem):
@@ -213,6 +216,12 @@ def test_a_call_that_was_cut_off_is_no_call_to_run(model, script):
     trace = model.ask("How?", tools=[weather], run_tools=True, max_new_tokens=8, draft=0)
     assert trace.finish == "max_new_tokens"
     assert trace.calls[0].problem == "it was cut off"
+
+
+def test_numbers_of_64_bits_are_read():
+    assert toolcalls.parse(f"call:f{{a:{2**64 - 1},b:{-(2**63)},c:-1e18}}")[1:] == (
+        {"a": 2**64 - 1, "b": -(2**63), "c": -1e18}, "",
+    )  # fmt: skip
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -374,6 +383,27 @@ SCHEMA = {"type": "function", "function": {"name": "look", "description": "Looks
 def test_what_cannot_be_run_is_refused_before_any_work(model, how, problem):
     with pytest.raises(PromptError, match=problem):
         model.ask("Hi", **how)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 2**70, np.float32(1), {1, 2}, b"x"])
+def test_calls_that_no_trace_can_hold_are_refused_before_any_work(model, value):
+    turns = _called({"x": [value]})
+    with pytest.raises(PromptError, match=r"history\[1\] has tool_calls that no trace can hold"):
+        model.ask("And?", history=turns)
+
+
+def test_calls_in_messages_are_a_copy(model, tmp_path):
+    turns = _called({"x": [1, 2.5, "y", None], "deep": {"a": (True,)}})
+    trace = model.ask("And?", history=turns, max_new_tokens=1)
+    turns[1]["tool_calls"][0]["function"]["arguments"]["x"].append({3})
+    trace.save(tmp_path / "a.trace")
+    (call_,) = Trace.load(tmp_path / "a.trace").prompt.messages[1]["tool_calls"]
+    assert call_["function"]["arguments"] == {"x": [1, 2.5, "y", None], "deep": {"a": [True]}}
+
+
+def _called(arguments):
+    said = {"role": "model", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": arguments}}]}
+    return [{"role": "user", "content": "Look."}, said, {"role": "tool", "name": "look", "content": "Done."}]
 
 
 def test_tools_of_your_own_are_answered_by_hand(model, script):

@@ -188,7 +188,8 @@ def inputs(engine: Engine, request: Request, more: np.ndarray) -> tuple[dict[str
     import torch
 
     device = engine.transformer.device
-    ids = torch.cat([request.ids, torch.as_tensor(np.asarray(more, np.int64))[None]], dim=1).to(device)
+    said = torch.tensor([engine.said(more.tolist())], dtype=torch.long)
+    ids = torch.cat([request.ids, said], dim=1).to(device)
     types = torch.nn.functional.pad(request.type_ids, (0, len(more))).to(device)
     given = {
         "input_ids": ids, "attention_mask": masks.build(types, engine.window, bidirectional=engine.bidirectional),

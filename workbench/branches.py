@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from workbench.errors import TraceError
+from workbench.toolcalls import text_of
 from workbench.trace import Trace
 
 if TYPE_CHECKING:
@@ -40,6 +43,19 @@ class Branch:
     at: int | None
     trace: Trace
 
+    @property
+    def stop(self) -> int:
+        """The generated token after those that were put there; 0 for the root."""
+        if self.at is None:
+            return 0
+        names = self.trace.tokens.source_names
+        return next((k for k in range(self.at + 1, len(names)) if names[k] != "forced"), len(names))
+
+    @property
+    def forced(self) -> str | None:
+        """The text that was put there; None for the root."""
+        return None if self.at is None else text_of(self.trace.tokens.piece[self.at : self.stop])
+
 
 class Branches:
     """A root and the branches grown from it.
@@ -57,7 +73,8 @@ class Branches:
         return len(self._nodes)
 
     def __getitem__(self, index: int) -> Branch:
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self._nodes):
+        whole = isinstance(index, (int, np.integer)) and not isinstance(index, bool)
+        if not whole or not 0 <= index < len(self._nodes):
             raise TraceError(f"This tree has {len(self._nodes)} nodes, counted from 0; there is no {index!r}.")
         return self._nodes[index]
 
@@ -82,7 +99,7 @@ class Branches:
             known = node.trace
             if node.at == at and known.settings == trace.settings and (known.ids == trace.ids).all():
                 return node.index
-        self._nodes.append(Branch(len(self._nodes), of, int(at), trace))
+        self._nodes.append(Branch(len(self._nodes), parent.index, int(at), trace))
         return len(self._nodes) - 1
 
     def children(self, index: int) -> list[Branch]:
@@ -109,8 +126,8 @@ class Branches:
         for node in self._nodes:
             t, start = node.trace.tokens, node.at or 0
             rows.append(
-                {"parent": node.parent, "at": node.at, "forced": None if node.at is None else t.piece[node.at],
-                 "text": node.trace.text, "logprob": float(t.logprob[start:].sum())}
+                {"parent": node.parent, "at": node.at, "forced": node.forced, "text": node.trace.text,
+                 "logprob": float(t.logprob[start:].sum())}
             )  # fmt: skip
         return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="node")).astype(
             {"parent": "Int64", "at": "Int64"}
@@ -124,9 +141,9 @@ class Branches:
             if at is None:
                 lines.append(f"0  {node.trace.text}")
             else:
-                p = math.exp(float(t.logprob[at]))
-                tail = "".join(t.piece[at + 1 :])
-                lines.append(f"{indent}└ {node.index}  at {at}, {t.piece[at]!r} ({p:.1%}): …{tail}")
+                p = math.exp(float(t.logprob[at : node.stop].sum()))
+                tail = "".join(t.piece[node.stop :])
+                lines.append(f"{indent}└ {node.index}  at {at}, {node.forced!r} ({p:.1%}): …{tail}")
             for child in self.children(node.index):
                 draw(child, indent + "  " if at is not None else " ")
 

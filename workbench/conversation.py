@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import PromptError
+from workbench.archive import json_bytes
+from workbench.errors import PromptError, TraceError
 from workbench.media import Audio, Image, Video, load_audio, load_image, load_video
 from workbench.trace import Trace
 from workbench.turns import EXTRAS, check_extras, sound_text
 
-__all__ = ["Conversation", "conversation"]
+__all__ = ["Conversation", "conversation", "listed"]
 
 _ROLES = {
     "system": "system",
@@ -49,6 +51,10 @@ class _Media:
         self.held[kind].append(_LOADERS[kind](source))
         return {"type": kind, "index": len(self.held[kind]) - 1}
 
+    def parts(self, shown: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """The parts of several, a kind after the other."""
+        return [self.part(kind, source) for kind, sources in shown.items() for source in sources]
+
 
 def conversation(
     question: str | None,
@@ -64,7 +70,8 @@ def conversation(
     Args:
         question: The user's words; None when ``history`` ends with the turn to be answered (scoring, branching).
         images, audio, video: For this turn; anything ``load_image``, ``load_audio`` and ``load_video`` take. They stand
-            before the words: pictures, videos, sounds.
+            before the words: pictures, videos, sounds. Without a question they stand at the head of the user's turn
+            that ``history`` ends with.
         system: The system turn.
         history: Earlier turns: a Trace (its conversation and its answer, without its thoughts), or messages
             ``{"role": "user" | "model", "content": text or parts}``, a part being ``{"type": "text", "text": …}``,
@@ -72,11 +79,13 @@ def conversation(
             ``tool_calls``; turns of the role ``tool`` with a ``name`` are their results.
 
     Raises:
-        PromptError: An empty question, a turn of unknown role or kind, a trace whose calls were not answered.
+        PromptError: An empty question, a turn of unknown role or kind, a trace whose calls were not answered, media
+            for a turn that is not there.
         MediaError: A picture, sound or video that cannot be used.
     """
     media = _Media(history.images, history.audio, history.video) if isinstance(history, Trace) else _Media()
-    turns = _history(history, media)
+    shown = {kind: listed(given, kind) for kind, given in (("image", images), ("video", video), ("audio", audio))}
+    turns = _history(history, media, shown if question is None else {})
     if system is not None:
         if not isinstance(system, str) or not system.strip():
             raise PromptError(f"system={system!r}: expected text, or None for no system turn.")
@@ -90,20 +99,20 @@ def conversation(
         sound_text("The question", question)
         if not question.strip():
             raise PromptError("The question is empty: say what you want to know.")
-        parts = [
-            media.part(kind, source)
-            for kind, given in (("image", images), ("video", video), ("audio", audio))
-            for source in _listed(given, kind)
-        ]
-        turns.append({"role": "user", "content": [*parts, {"type": "text", "text": question}]})
+        turns.append({"role": "user", "content": [*media.parts(shown), {"type": "text", "text": question}]})
     if not turns:
         raise PromptError("There is nothing to answer: give a question, or history= that ends with one.")
+    if turns[-1]["role"] != "user" and any(shown.values()):
+        raise PromptError(
+            "images=, audio= and video= go with a question, or with a user's turn at the end of the messages; the last "
+            f"turn is of the role {turns[-1]['role']}. Put them into the content of the message they belong to."
+        )
     held = {kind: tuple(loaded) for kind, loaded in media.held.items()}
     return Conversation(tuple(turns), held["image"], held["audio"], held["video"])
 
 
-def _listed(sources: Any, kind: str) -> list[Any]:
-    """One source where a list is wanted is a slip that would otherwise be read letter by letter."""
+def listed(sources: Any, kind: str) -> list[Any]:
+    """Sources as a list. One where a list is wanted is a slip that would otherwise be read letter by letter."""
     if sources is None:
         return []
     if isinstance(sources, (str, bytes, bytearray, memoryview, np.ndarray, Image, Audio, Video)) or hasattr(
@@ -122,7 +131,8 @@ def _listed(sources: Any, kind: str) -> list[Any]:
     return list(sources)
 
 
-def _history(history: Any, media: _Media) -> list[dict[str, Any]]:
+def _history(history: Any, media: _Media, shown: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Checked turns; what is ``shown`` is put at the head of the last, if it is the user's."""
     if history is None:
         return []
     if isinstance(history, Trace):
@@ -136,6 +146,7 @@ def _history(history: Any, media: _Media) -> list[dict[str, Any]]:
     if isinstance(history, (str, Mapping)) or not isinstance(history, Iterable):
         raise PromptError(f"history is {type(history).__name__}; expected a list of messages, or a Trace.")
     turns = []
+    history = list(history)
     for k, message in enumerate(history):
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise PromptError(f'history[{k}] is {message!r}; expected {{"role": …, "content": …}}.')
@@ -150,8 +161,21 @@ def _history(history: Any, media: _Media) -> list[dict[str, Any]]:
             raise PromptError(f"history[{k}] has content {content!r}; expected text or a list of parts.")
         more = {name: message[name] for name in EXTRAS if name in message}
         check_extras(f"history[{k}]", more)
-        turns.append({"role": role, "content": [_part(p, f"history[{k}]", media) for p in parts], **more})
+        if "tool_calls" in more:
+            more["tool_calls"] = _plain(more["tool_calls"], f"history[{k}]")
+        # media are numbered in the order they stand in, so these come first
+        before = media.parts(shown) if role == "user" and k == len(history) - 1 else []
+        turns.append({"role": role, "content": [*before, *(_part(p, f"history[{k}]", media) for p in parts)], **more})
     return turns
+
+
+def _plain(calls: Any, where: str) -> Any:
+    """A copy of a turn's calls as a trace's file holds them: what cannot be saved is not run."""
+    turn = {"messages": [{"tool_calls": calls}]}  # as deep as it stands there
+    try:
+        return json.loads(json_bytes(turn, "a value"))["messages"][0]["tool_calls"]
+    except TraceError as error:
+        raise PromptError(f"{where} has tool_calls that no trace can hold: {error}") from None
 
 
 def _part(part: Any, where: str, media: _Media) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,16 @@ class Engine:
         # have inputs per layer, which their own forward prepares.
         self.direct = transformer.config.model_type == "gemma4_unified"
         self._open = {"full_attention": None, "sliding_attention": None}
+        self._pad = text.pad_token_id
+        ids = (getattr(transformer.config, f"{kind}_token_id", None) for kind in ("image", "audio", "video"))
+        self._soft = frozenset(i for i in ids if i is not None)
+
+    def said(self, tokens: Iterable[int]) -> list[int]:
+        """Token ids of an answer as the model is given them.
+
+        A media token that a model says itself stands for no patch and no frame: Transformers embeds padding there.
+        """
+        return [self._pad if token in self._soft else int(token) for token in tokens]
 
     def prefill(self, run: Run) -> torch.Tensor:
         """The pass over the prompt, from behind the longest known prefix on.
@@ -162,7 +172,7 @@ class Engine:
         """One token after the cache. Returns its last hidden state, (1, hidden size)."""
         import torch
 
-        ids = torch.tensor([[token]], device=self.transformer.device)
+        ids = torch.tensor([self.said([token])], device=self.transformer.device)
         return self._rows(ids, position, cache, self._open, {}, None)[:, -1]
 
     def rows(self, tokens: list[int], start: int, cache: Any) -> torch.Tensor:
@@ -172,7 +182,7 @@ class Engine:
         device = self.transformer.device
         types = torch.zeros((1, start + len(tokens)), dtype=torch.long, device=device)
         mask = masks.build(types, self.window, start=start, bidirectional=False)
-        return self._rows(torch.tensor([tokens], device=device), start, cache, mask, {}, None)[0]
+        return self._rows(torch.tensor([self.said(tokens)], device=device), start, cache, mask, {}, None)[0]
 
     def wait(self) -> None:
         """Until the device has done what it was told: for clocks."""
@@ -215,7 +225,8 @@ class Engine:
         def again() -> None:
             cache = DynamicCache(config=self.transformer.config.get_text_config())
             mask = masks.build(types, self.window, bidirectional=self.bidirectional)
-            self.logits(self._rows(run.ids, 0, cache, mask, media, types)[:, -1])
+            ids = torch.cat([run.request.ids, torch.tensor([self.said(run.generated)], dtype=torch.long)], dim=1)
+            self.logits(self._rows(ids.to(device), 0, cache, mask, media, types)[:, -1])
 
         return refusal(culprit(self.transformer, again), len(run.generated))
 
@@ -275,7 +286,7 @@ def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None
     for i, token in enumerate(tokens):
         _, scores = run.draw(logits)
         ended = run.emit(token, logits, scores, "forced")
-        if i == len(tokens) - 1 and token in run.stops and not ended:
+        if i == len(tokens) - 1 and token in run.stops:  # before all else that ends it here, as in emit
             run.finish, ended = "stop_token", True
         if ended:
             return None

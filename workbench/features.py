@@ -87,13 +87,26 @@ class Reader:
         processor: The model's own, as ``AutoProcessor`` gives it.
         keep: How many to remember.
         senses: The kinds of media that the model takes.
+        most_bytes: What all of them together may hold; the last one stays whatever it takes.
     """
 
-    def __init__(self, processor: Any, keep: int = 16, senses: Iterable[str] = SENSES) -> None:
+    def __init__(
+        self, processor: Any, keep: int = 16, senses: Iterable[str] = SENSES, most_bytes: int = 256 << 20
+    ) -> None:
         self.processor = processor
         self.senses = frozenset(senses)
-        self._keep = keep
+        self._keep, self._most = keep, most_bytes
         self._features: OrderedDict[str, Made] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """What is remembered, in memory."""
+        parts = (part for _, made in self._features.values() for part in made)
+        return sum(t.nbytes for part in parts for t in (part.values, part.xy) if t is not None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._features.clear()
 
     def check(self, talk: Conversation) -> None:
         """Refuse media that the model has nothing for: its processor may take them all the same.
@@ -191,7 +204,7 @@ class Reader:
         found = self._features.pop(key, None)
         found = make() if found is None else found
         self._features[key] = found
-        while len(self._features) > self._keep:
+        while len(self._features) > self._keep or (len(self._features) > 1 and self.bytes > self._most):
             self._features.popitem(last=False)
         return found
 

@@ -18,7 +18,7 @@ from workbench.decoding import Engine
 from workbench.embedding import embedded
 from workbench.errors import ModelError, PromptError
 from workbench.lenses import Filters, Lens, Nearest
-from workbench.maps import all_segments, places
+from workbench.maps import all_segments, places, run_key
 from workbench.prompt import Request
 from workbench.settings import whole
 from workbench.trace import Trace
@@ -69,15 +69,17 @@ def lens(
     total = len(trace.prompt) + len(trace.tokens)
     return Lens(
         positions=positions, layers=np.arange(-1, len(language.layers)), pieces={int(i): piece(int(i)) for i in wanted},
-        **columns, over=over, media=media,
+        **columns, over=over, media=int(media),
         segments=all_segments(trace.prompt.segments, trace.segments, total), prompt_tokens=len(trace.prompt),
-        identity=trace.model.identity,
+        identity=trace.model.identity, run=run_key(trace),
     )  # fmt: skip
 
 
 def _positions(trace: Trace, over: str, media: int, tokens: Any) -> np.ndarray:
     if over not in OVER:
         raise PromptError(f"over={over!r}: expected one of {', '.join(map(repr, OVER))}.")
+    if over in ("answer", "prompt") and media != 0:
+        raise PromptError(f"media={media!r} goes with over='image' or over='audio', not with over={over!r}.")
     if over == "answer":
         return np.array(wanted_positions(trace, tokens, None))
     if tokens is not None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from workbench.columns import Segment
 from workbench.errors import TraceError
-from workbench.maps import all_segments, frozen, places, several
+from workbench.maps import all_segments, check_run, counted, frozen, places, several
 
 if TYPE_CHECKING:
     from workbench.trace import Trace
@@ -45,6 +45,7 @@ class Lens:
         segments: Of prompt and answer.
         prompt_tokens: How many positions are the prompt's.
         identity: Of the model.
+        run: What tells the run it is of from others; empty where that is not known.
     """
 
     positions: np.ndarray
@@ -61,6 +62,7 @@ class Lens:
     segments: tuple[Segment, ...] = field(repr=False)
     prompt_tokens: int
     identity: tuple[str, ...]
+    run: str = ""
 
     def __post_init__(self) -> None:
         for name, dtype in _ARRAYS.items():
@@ -77,13 +79,18 @@ class Lens:
         return f"Lens({self.over}{about}: {len(self.positions)} positions, {len(self.layers)} layers)"
 
     def index(self, *, token: int | None = None, position: int | None = None) -> int:
-        """The column of a generated token, or of a position.
+        """The column of a generated token (negative: from the end), or of a position.
 
         Raises:
-            TraceError: It is not in this reading.
+            TraceError: It is not in this reading, or both were given.
         """
-        wanted = position if token is None else self.prompt_tokens - 1 + token
-        found = np.flatnonzero(self.positions == (-1 if wanted is None else wanted))
+        if token is not None and position is not None:
+            raise TraceError(f"token={token!r} and position={position!r}: give one of them.")
+        wanted = -1 if position is None else position
+        if token is not None:
+            (k,) = counted("token", [token], max((s.stop for s in self.segments), default=0) - self.prompt_tokens)
+            wanted = self.prompt_tokens - 1 + k if k >= 0 else -1
+        found = np.flatnonzero(self.positions == wanted)
         if not len(found):
             raise TraceError(f"token={token!r}, position={position!r}: this lens holds positions {self.positions}.")
         return int(found[0])
@@ -98,9 +105,7 @@ class Lens:
             raise TraceError(f"top={top!r}: this lens holds {self.top_ids.shape[-1]} words a place.")
         at = np.arange(len(self.positions))
         if tokens is not None:
-            generated = max((s.stop for s in self.segments), default=0) - self.prompt_tokens
-            chosen = [k % generated if -generated <= k < 0 else k for k in several("tokens", tokens)]
-            at = np.array([self.index(token=k) for k in chosen])
+            at = np.unique([self.index(token=k) for k in several("tokens", tokens)])
         return replace(
             self, positions=self.positions[at], final_ids=self.final_ids[at], rank=self.rank[:, at],
             logprob=self.logprob[:, at], kl=self.kl[:, at], top_ids=self.top_ids[:, at, :top],
@@ -108,7 +113,7 @@ class Lens:
         )  # fmt: skip
 
     def words(self, *, token: int | None = None, position: int | None = None) -> list[list[tuple[str, float]]]:
-        """For each layer, the nearest tokens' texts and logprobs in nats, likeliest first."""
+        """For each layer, the nearest tokens' texts and logprobs in nats, likeliest first; see :meth:`index`."""
         p = self.index(token=token, position=position)
         rows = zip(self.top_ids[:, p].tolist(), self.top_logprob[:, p].tolist(), strict=True)
         return [[(self.pieces[i], v) for i, v in zip(ids, values, strict=True)] for ids, values in rows]
@@ -132,7 +137,7 @@ class Lens:
     def to_reading(self) -> dict[str, Any]:
         """For ``Trace.readings``."""
         meta = {"kind": "lens", "over": self.over, "media": self.media, "identity": list(self.identity),
-                "pieces": {str(i): text for i, text in self.pieces.items()}}  # fmt: skip
+                "run": self.run, "pieces": {str(i): text for i, text in self.pieces.items()}}  # fmt: skip
         return {"meta": meta, "arrays": {name: getattr(self, name) for name in _ARRAYS}}
 
     @classmethod
@@ -144,11 +149,12 @@ class Lens:
         """
         try:
             meta, arrays = reading["meta"], reading["arrays"]
+            run = check_run(str(meta.get("run", "")), trace)
             T, N = len(trace.prompt), len(trace.tokens)
             return cls(
                 **{name: arrays[name] for name in _ARRAYS}, pieces={int(i): str(t) for i, t in meta["pieces"].items()},
-                over=str(meta["over"]), media=int(meta["media"]), identity=tuple(meta["identity"]), prompt_tokens=T,
-                segments=all_segments(trace.prompt.segments, trace.segments, T + N),
+                over=str(meta["over"]), media=int(meta["media"]), identity=tuple(meta["identity"]), run=run,
+                prompt_tokens=T, segments=all_segments(trace.prompt.segments, trace.segments, T + N),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TraceError(f"A reading of a lens in this trace is broken: {error!r}.") from error

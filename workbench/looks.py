@@ -33,12 +33,16 @@ from workbench.maps import (
     Sink,
     admitted,
     all_segments,
+    check_run,
+    counted,
     frozen,
     laid_out,
     listed,
     patches_on,
+    picked,
     place_of,
     places,
+    run_key,
     several,
     share,
 )
@@ -67,6 +71,7 @@ class Attention:
         identity: Of the model (``ModelInfo.identity``).
         rollout: (Q, T + N) float16 attention rollout up to the last layer; None when it was not asked for.
         of: ``model``, or ``drafter``: whose queries these are.
+        run: What tells the run it is of from others; empty where that is not known.
     """
 
     positions: np.ndarray
@@ -82,6 +87,7 @@ class Attention:
     identity: tuple[str, ...]
     rollout: np.ndarray | None = None
     of: str = "model"
+    run: str = ""
 
     def __post_init__(self) -> None:
         for name in ("positions", "heads", "starts"):
@@ -162,7 +168,7 @@ class Attention:
             layer: A layer or several. None takes the layers whose mask admits those keys to those queries (all of
                 them; where no layer does, those that admit some; for words, at each word those that admit it);
                 ``Map.layers`` says which. ``"rollout"`` takes attention rollout (Abnar & Zuidema 2020) to the last.
-            head: A head or several; None is all.
+            head: A head or several; None is all. Rollout goes through all of them: it takes no head.
             reduce: Over layers and heads.
             sinks: False takes the sinks' weight away and scales each row to 1 without them.
 
@@ -182,7 +188,7 @@ class Attention:
         chosen = self._layers(layer, rows, None if kind == "text" else keys)
         more["layers"] = tuple(self._numbers[i] for i in (() if chosen is None else chosen))
         values = self._mixed(
-            rows, keys, chosen, self._heads(head), reduce, sinks, each=kind == "text" and layer is None
+            rows, keys, chosen, self._heads(head, layer), reduce, sinks, each=kind == "text" and layer is None
         )  # fmt: skip
         if kind == "text":
             words = np.concatenate([np.full(len(s), s.kind not in SOFT) for s in found])
@@ -193,8 +199,8 @@ class Attention:
             position: Picks = None, sinks: bool = True) -> np.ndarray:  # fmt: skip
         """(T + N,) float32 attention to every position, averaged over the tokens, layers and heads asked for."""
         rows = self.rows(token, position)
-        chosen = None if layer == "rollout" else self._picked("layer", layer, self._numbers)
-        return self._mixed(rows, np.arange(len(self.pieces)), chosen, self._heads(head), "mean", sinks)
+        chosen = None if layer == "rollout" else picked("layer", layer, self._numbers)
+        return self._mixed(rows, np.arange(len(self.pieces)), chosen, self._heads(head, layer), "mean", sinks)
 
     def admits(self, layer: int, position: int) -> np.ndarray:
         """(T + N,) bool: the keys that the mask of a layer, by its number, lets a query at ``position`` see.
@@ -202,7 +208,7 @@ class Attention:
         Raises:
             TraceError: There is no such layer or position.
         """
-        (of,) = self._picked("layer", layer, self._numbers)
+        (of,) = picked("layer", layer, self._numbers)
         return self._admitted(self.layers[of], place_of(position, len(self.pieces)))
 
     # --- whether to believe it ----------------------------------------------------------------------------------------
@@ -282,13 +288,13 @@ class Attention:
     # --- parts, and back and forth ------------------------------------------------------------------------------------
 
     def only(self, *, positions: Sequence[int] | None = None, layers: Picks = None, heads: Picks = None) -> Attention:
-        """A part of this reading.
+        """A part of this reading, in its order.
 
         Raises:
             TraceError: It does not hold what was asked for.
         """
-        rows = self.rows(None, positions) if positions is not None else np.arange(len(self.positions))
-        chosen, h = self._picked("layers", layers, self._numbers), self._heads(heads)
+        rows = np.unique(self.rows(None, positions)) if positions is not None else np.arange(len(self.positions))
+        chosen, h = np.unique(picked("layers", layers, self._numbers)), np.unique(self._heads(heads))
         return replace(
             self, positions=self.positions[rows], layers=tuple(self.layers[i] for i in chosen), heads=self.heads[h],
             weights=tuple(self.weights[i][np.ix_(h, rows)] for i in chosen), starts=self.starts[chosen],
@@ -300,6 +306,7 @@ class Attention:
         meta = {
             "kind": "attention", "of": self.of, "identity": list(self.identity), "bidirectional": self.bidirectional,
             "replay_gap": self.replay_gap, "layers": [[one.index, one.kind, one.window] for one in self.layers],
+            "run": self.run,
         }  # fmt: skip
         arrays = {f"layer_{i}": w for i, w in zip(self._numbers, self.weights, strict=True)}
         arrays |= {"positions": self.positions, "heads": self.heads, "starts": self.starts}
@@ -314,6 +321,7 @@ class Attention:
         """
         try:
             meta, arrays = reading["meta"], reading["arrays"]
+            check_run(str(meta.get("run", "")), trace)
             layers = tuple(Layer(int(i), str(kind), window) for i, kind, window in meta["layers"])
             return cls(
                 positions=arrays["positions"], layers=layers, heads=arrays["heads"], starts=arrays["starts"],
@@ -321,15 +329,15 @@ class Attention:
                 bidirectional=bool(meta["bidirectional"]), replay_gap=float(meta["replay_gap"]),
                 identity=tuple(meta["identity"]), of=str(meta["of"]), **cls.places_of(trace),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise TraceError(f"A reading of attention in this trace is broken: {error!r}.") from error
 
     @staticmethod
     def places_of(trace: Trace) -> dict[str, Any]:
-        """The fields that say what the positions are."""
+        """The fields that say what the positions are, and of which run."""
         pieces = (*trace.prompt.pieces, *trace.tokens.piece)
         segments = all_segments(trace.prompt.segments, trace.segments, len(pieces))
-        return {"prompt_tokens": len(trace.prompt), "segments": segments, "pieces": pieces}
+        return {"prompt_tokens": len(trace.prompt), "segments": segments, "pieces": pieces, "run": run_key(trace)}
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -345,36 +353,24 @@ class Attention:
             mine = np.flatnonzero(np.isin(self.positions, self.tokens + self.prompt_tokens - 1))
             return mine if len(mine) else np.arange(len(self.positions))
         if token is None:
-            return self._picked("position", position, self.positions)
+            return picked("position", position, self.positions)
         generated = len(self.pieces) - self.prompt_tokens
-        wanted = []
-        for k in several("token", token):
-            if not -generated <= k < generated:
-                raise TraceError(f"token={k}: this answer has {generated} tokens, counted from 0.")
-            wanted.append(k % generated)
-        return self._picked("token", wanted, self.positions - self.prompt_tokens + 1)
+        wanted = counted("token", token, generated)
+        if wrong := [k for k in wanted if not 0 <= k < generated]:
+            raise TraceError(f"token={wrong[0]}: this answer has {generated} tokens, counted from 0.")
+        return picked("token", wanted, self.positions - self.prompt_tokens + 1)
 
-    def _picked(self, name: str, picks: Picks, held: Any) -> np.ndarray:
-        held = list(map(int, held))
-        if picks is None:
-            return np.arange(len(held))
-        out = []
-        for k in several(name, picks):
-            if k not in held:
-                shown = ", ".join(map(str, held if len(held) <= 12 else [*held[:5], "…", held[-1]]))
-                raise TraceError(f"{name}={k}: this reading holds {name} {shown or 'none'}: choose, or attend again.")
-            out.append(held.index(k))
-        return np.array(out)
-
-    def _heads(self, head: Picks) -> np.ndarray:
-        return self._picked("head", head, self.heads)
+    def _heads(self, head: Picks, layer: Any = None) -> np.ndarray:
+        if layer == "rollout" and head is not None:
+            raise TraceError(f"head={head!r} with layer='rollout': that goes through all heads. Leave one away.")
+        return picked("head", head, self.heads)
 
     def _layers(self, layer: Any, rows: np.ndarray, keys: np.ndarray | None) -> np.ndarray | None:
         """Indices of the layers to average over; None for the rollout. ``keys=None``: whatever they admit."""
         if layer == "rollout":
             return None
         if layer is not None or keys is None:
-            return self._picked("layer", layer, self._numbers)
+            return picked("layer", layer, self._numbers)
         seen = np.stack([self._seen(i, rows, keys) for i in self._all])  # (L, R, keys)
         everything = np.flatnonzero(seen.all((1, 2)))
         return everything if len(everything) else np.flatnonzero(seen.any((1, 2)))

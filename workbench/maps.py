@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.columns import Segment
 from workbench.errors import TraceError
+
+if TYPE_CHECKING:
+    from workbench.trace import Trace
 
 __all__ = [
     "SOFT",
@@ -19,13 +23,17 @@ __all__ = [
     "Sink",
     "admitted",
     "all_segments",
+    "check_run",
+    "counted",
     "frozen",
     "laid_out",
     "listed",
     "patches_on",
+    "picked",
     "place_of",
     "places",
     "rank_correlation",
+    "run_key",
     "several",
     "share",
 ]
@@ -148,7 +156,7 @@ def laid_out(segments: Sequence[Segment], kind: str, media: int | None, values: 
         values: (n,) one for each token of theirs.
         more: Further fields of :class:`Map`.
     """
-    first = segments[0]
+    first, media = segments[0], None if media is None else int(media)
     if kind in ("image", "video") and first.rows and first.cols:
         frames = (len(segments),) if kind == "video" else ()
         values = np.reshape(values, (*frames, first.rows, first.cols))
@@ -215,6 +223,57 @@ def several(name: str, picks: Any) -> list[int]:
     if not ks or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) for k in ks):
         raise TraceError(f"{name}={picks!r}: expected a number from 0, or several.")
     return [int(k) for k in ks]
+
+
+def counted(name: str, picks: Any, count: int) -> list[int]:
+    """A number or several as a list, negative ones counted from the end; those there are none of stay as they are.
+
+    Raises:
+        TraceError: It is neither.
+    """
+    return [k % count if -count <= k < 0 else k for k in several(name, picks)]
+
+
+def picked(name: str, picks: Picks, held: Any) -> np.ndarray:
+    """Indices into the numbers that a reading holds of those asked for; None is all.
+
+    Raises:
+        TraceError: It does not hold one.
+    """
+    held = list(map(int, held))
+    if picks is None:
+        return np.arange(len(held))
+    out = []
+    for k in several(name, picks):
+        if k not in held:
+            shown = ", ".join(map(str, held if len(held) <= 12 else [*held[:5], "…", held[-1]]))
+            raise TraceError(f"{name}={k}: this reading holds {name} {shown or 'none'}: choose, or attend again.")
+        out.append(held.index(k))
+    return np.array(out)
+
+
+def run_key(trace: Trace) -> str:
+    """A hash of what a reading is about: a run's token ids, and its media by their own hashes."""
+    digest = hashlib.blake2b(f"{len(trace.prompt)}\n".encode() + trace.ids.astype("<i4").tobytes(), digest_size=16)
+    for kind, media in (("image", trace.images), ("audio", trace.audio), ("video", trace.video)):
+        for one in media:
+            digest.update(f"{kind} {one.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def check_run(key: str, trace: Trace) -> str:
+    """The key of a trace's run, if it is also that of a reading; one of an older file has none, and passes.
+
+    Raises:
+        TraceError: The reading is of another run.
+    """
+    mine = run_key(trace)
+    if key and key != mine:
+        raise TraceError(
+            f"This reading is of another run than {trace!r}: other words, or another picture or sound. Ask again about "
+            "this trace."
+        )
+    return mine
 
 
 def admitted(layer: Layer, position: int, count: int, segments: Sequence[Segment], *, itself: bool) -> np.ndarray:

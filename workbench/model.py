@@ -19,12 +19,14 @@ from workbench.errors import Incompatible, ModelError, PromptError, TraceError
 from workbench.features import senses_of
 from workbench.flight import Speedup
 from workbench.inspecting import Inspecting, check_media
-from workbench.prompt import Conversation, Prompter, Request, conversation
+from workbench.prompt import Conversation, Prompter, Request, conversation, listed
 from workbench.recording import Recorder
 from workbench.scoring import (
+    UNASKED,
     check_same_words,
     completion_ids,
     forced_by,
+    held,
     measure,
     prompt_logprobs,
     room_for,
@@ -191,7 +193,8 @@ class LoadedModel(Inspecting):
             completion: The text to score, or token ids; of text, no end of turn is added.
             reference: Another model of the same vocabulary: adds the exact KL to it at every token, which
                 ``workbench.compare`` uses (``trace.readings["reference"]``).
-            images, audio, video, system: With a question or messages, as for :meth:`ask`.
+            images, audio, video, system: With a question or messages, as for :meth:`ask`; they stand at the head of
+                the user's turn that the messages end with.
             top: How many alternatives to record.
 
         Returns:
@@ -206,22 +209,20 @@ class LoadedModel(Inspecting):
             check_same_words(self, reference)
         what: Trace | Conversation
         if isinstance(asked, Trace):
-            if list(images) or list(audio) or list(video) or system is not None:
+            if system is not None or any(map(listed, (images, audio, video), ("image", "audio", "video"))):
                 raise PromptError("images=, audio=, video= and system= go with a question; a trace has its own.")
             what, before = asked, asked.settings
-            given: Any = asked.tokens.token_id if completion is None else completion
         else:
             if completion is None:
                 raise PromptError("score of a question needs completion=: the answer to score.")
-            before = _NO_SETTINGS
-            given = completion
+            before = UNASKED
             question, history = (asked, None) if isinstance(asked, str) else (None, asked)
             what = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
-        ids = completion_ids(self._prompter, given)
+        ids = completion_ids(self._prompter, completion, of=asked if isinstance(asked, Trace) else None)
         changes = {"draft": 0, "top": top, "max_new_tokens": len(ids), "seed": before.seed or 0}
         settings = changed(before, changes, **self._limits())
-        trace, run = self._along(what, settings, ids, began)
-        with self._lock:
+        with held(self, reference):
+            trace, run = self._along(what, settings, ids, began)
             trace = replace(trace, prompt=replace(trace.prompt, logprob=prompt_logprobs(self._engine, run)))
             if reference is not None:
                 _, other = reference._along(trace, settings, ids, began)  # noqa: SLF001 (its own class)
@@ -270,18 +271,19 @@ class LoadedModel(Inspecting):
             request = self.request(trace)
             return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]
 
-    def again(self, trace: Trace, **changes: Any) -> Trace:
-        """The same request once more, with some settings changed (as for :meth:`branch`)."""
+    def again(self, trace: Trace, *, forced: Sequence[int] = (), **changes: Any) -> Trace:
+        """The same request once more, with some settings changed and first tokens forced (as for :meth:`branch`)."""
         began = time.perf_counter()
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         with self._lock:
-            return self._run(self.request(trace), settings, began=began)[0]
+            return self._run(self.request(trace), settings, began=began, forced=list(forced))[0]
 
     def speedup(self, trace: Trace, repeats: int = 5, *, stop: threading.Event | None = None) -> Speedup:
         """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, the same tokens.
 
         Args:
-            trace: A run of this model; its own draft setting is measured, "auto" if it had none.
+            trace: A run of this model; its own draft setting is measured, "auto" if it had none. Of a branch, what
+                comes after its forced tokens.
             repeats: Pairs of runs.
             stop: An event that ends it.
 
@@ -291,15 +293,15 @@ class LoadedModel(Inspecting):
 
         Raises:
             ModelError: There is no drafter.
-            TraceError: The answer has one token only, or it was stopped.
+            TraceError: The answer has one token only, all of it was given (``score``), or it was stopped.
         """
         whole("repeats", repeats, 1, 1000)
-        self._usable()
-        if self._drafter is None:
-            raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
         if not isinstance(trace, Trace):
             raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
         with self._lock:
+            self._usable()
+            if self._drafter is None:
+                raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
             return measure(self, self._engine, self._drafter, trace, repeats, stop)
 
     def behind_prompt(self, trace: Trace) -> tuple[Any, Any, int]:
@@ -364,6 +366,7 @@ class LoadedModel(Inspecting):
         with self._lock:
             self._closed = True
             self._prefixes.clear()
+            self._prompter.reader.clear()
             self.transformer = self.drafter = self._engine = self._drafter = None  # type: ignore[assignment]
 
     def _limits(self) -> dict[str, Any]:
@@ -432,12 +435,6 @@ class LoadedModel(Inspecting):
     def _words(self, said: np.ndarray, segments: Sequence[Segment], start: int, kind: str) -> str:
         parts = [said[s.start - start : s.stop - start] for s in segments if s.kind == kind]
         return "".join(self._prompter.decode(ids.tolist()) for ids in parts)
-
-
-# a question that is scored was never sampled: the filters are off
-_NO_SETTINGS = Settings(
-    max_new_tokens=1, temperature=1.0, top_k=0, top_p=1.0, seed=0, draft=0, top=20, image_tokens=None
-)  # fmt: skip
 
 
 def _never() -> bool:

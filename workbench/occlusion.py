@@ -22,7 +22,7 @@ from workbench.decoding import Engine
 from workbench.embedding import embed_feature, embedded, mean_of, owners, per_layer, stand_in
 from workbench.errors import ModelError, PromptError
 from workbench.features import Feature, Reader
-from workbench.maps import Map, laid_out, listed, places, several
+from workbench.maps import Map, laid_out, listed, places, run_key, several
 from workbench.occlusions import Occlusion
 from workbench.prompt import Request
 from workbench.trace import Segment, Trace
@@ -62,8 +62,8 @@ def occlude(
         raise PromptError(
             f"how={how!r}: what is hidden over {over} is replaced by {' or '.join(map(repr, HOW[over]))}."
         )
-    _side("size", size, "places a side of the block around each place, from 1, or None")
-    _side("tile", tile, "places a side that are hidden at once, from 1, or None")
+    size = _side("size", size, "places a side of the block around each place, from 1, or None")
+    tile = _side("tile", tile, "places a side that are hidden at once, from 1, or None")
     n = len(trace.tokens)
     tokens = sorted({trace.index(k) for k in (range(n) if token is None else several("token", token))})
     if not tokens:
@@ -72,7 +72,7 @@ def occlude(
     size = size or _usual(over, segments[0])
     positions = np.concatenate([np.arange(s.start, s.stop) for s in segments])
     with torch.inference_mode():
-        ids = np.concatenate([trace.prompt.ids, trace.tokens.token_id[: tokens[-1] + 1]])
+        ids = np.concatenate([trace.prompt.ids, engine.said(trace.tokens.token_id[: tokens[-1] + 1].tolist())])
         hole: _Words | _Rows | _Tower
         if over == "text":
             hole = _Words(engine, positions)
@@ -102,13 +102,16 @@ def occlude(
         made = laid_out(segments, over, media, drops, **more)
     return Occlusion(
         map=made, tokens=np.array(tokens), base=runner.base, fine=fine, how=how, size=size,
-        passes=runner.passes, identity=trace.model.identity,
+        passes=runner.passes, identity=trace.model.identity, run=run_key(trace),
     )  # fmt: skip
 
 
-def _side(name: str, value: Any, expected: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _side(name: str, value: Any, expected: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise PromptError(f"{name}={value!r}: expected {expected}.")
+    return int(value)
 
 
 def _usual(over: str, segment: Segment) -> int:
@@ -119,6 +122,8 @@ def _usual(over: str, segment: Segment) -> int:
 def _places(trace: Trace, over: str, media: int) -> list[Segment]:
     if over != "text":
         return places(trace.prompt.segments, over, media)
+    if media != 0:
+        raise PromptError(f"media={media!r} goes with over='image' or over='audio', not with over='text'.")
     words = [s for s in trace.prompt.segments if s.kind in ("text", "thought", "tool")]
     if not words:
         raise PromptError("This prompt has no words that could be hidden.")

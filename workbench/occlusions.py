@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import TraceError
-from workbench.maps import Map, all_segments, frozen, laid_out, places
+from workbench.maps import Map, all_segments, check_run, frozen, laid_out, places
 
 if TYPE_CHECKING:
     from workbench.trace import Trace
@@ -31,6 +31,7 @@ class Occlusion:
         size: Places a side of the block around each place that was hidden with it; 1: the place alone.
         passes: Variants that were run.
         identity: Of the model.
+        run: What tells the run it is of from others; empty where that is not known.
     """
 
     map: Map
@@ -41,6 +42,7 @@ class Occlusion:
     size: int
     passes: int
     identity: tuple[str, ...]
+    run: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", frozen(self.tokens, np.int32))
@@ -63,7 +65,7 @@ class Occlusion:
         meta = {
             "kind": "occlusion", "over": self.map.kind, "media": self.map.media or 0, "how": self.how,
             "size": self.size, "tokens": self.tokens.tolist(), "base": self.base, "passes": self.passes,
-            "identity": list(self.identity), "about": self.map.about, "unit": self.map.unit,
+            "identity": list(self.identity), "run": self.run, "about": self.map.about, "unit": self.map.unit,
         }  # fmt: skip
         return {"meta": meta, "arrays": {"values": self.map.values.ravel(), "fine": self.fine}}
 
@@ -76,6 +78,7 @@ class Occlusion:
         """
         try:
             meta, arrays = reading["meta"], reading["arrays"]
+            run = check_run(str(meta.get("run", "")), trace)
             n = len(trace.prompt) + len(trace.tokens)
             segments = all_segments(trace.prompt.segments, trace.segments, n)
             more: dict[str, Any] = {"unit": str(meta["unit"]), "about": str(meta["about"])}
@@ -87,7 +90,7 @@ class Occlusion:
             return cls(
                 map=made, tokens=np.array([int(k) for k in meta["tokens"]], np.int32), base=float(meta["base"]),
                 fine=arrays["fine"], how=str(meta["how"]), size=int(meta.get("size", 1)), passes=int(meta["passes"]),
-                identity=tuple(meta["identity"]),
+                identity=tuple(meta["identity"]), run=run,
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TraceError(f"A reading of an occlusion in this trace is broken: {error!r}.") from error

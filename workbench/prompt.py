@@ -10,13 +10,14 @@ picture, sound or video are kept, so that a second question on it does not proce
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.conversation import Conversation, conversation
+from workbench.conversation import Conversation, conversation, listed
 from workbench.errors import PromptError
 from workbench.features import SENSES, Feature, Reader, frozen, on_picture, shown
 from workbench.media import Audio, Image, Video
@@ -27,7 +28,7 @@ from workbench.trace import Prompt, Segment
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "conversation"]
+__all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "conversation", "listed"]
 
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)
 """Budgets of soft tokens an image that the image processor takes."""
@@ -89,6 +90,7 @@ class Prompter:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.reader = Reader(processor, keep, senses)
+        self._lock = threading.Lock()
         control = {i: t.content for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         self.control: dict[int, str] = {int(i): text for i, text in control.items()}
         longest_first = sorted(self.control.values(), key=len, reverse=True)
@@ -105,7 +107,8 @@ class Prompter:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; control tokens in it are text too."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        with self._lock:  # a tokenizer keeps what it was last told of control tokens, for all threads
+            return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, control tokens left out."""
@@ -197,7 +200,8 @@ class Prompter:
 
     def _ids(self, text: str, restore: Mapping[str, str]) -> np.ndarray:
         if not restore:
-            return np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+            with self._lock:
+                return np.array(self.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
         ids: list[int] = []
         pattern = re.compile("|".join(map(re.escape, restore)))
         at = 0
@@ -244,7 +248,8 @@ class Prompter:
 
         Args:
             ids: (n,) token ids.
-            places: For each kind of media, where its tokens lie in picture or time (fields of Segment); not in answers.
+            places: For each kind of media, where its tokens lie in picture or time (fields of Segment). None for
+                answers: a media token that a model says itself is a control token.
             start: Position of the first id.
             role: Whose turn the first id lies in (for answers: ``model``).
 
@@ -252,7 +257,8 @@ class Prompter:
             Segments that cover ``start`` to ``start + n``, in order. A thought, a declaration, a call and a result is a
             segment each; results have the role ``tool``.
         """
-        kinds, roles, spans = kinds_of(ids, self.control, self.piece, self.media_ids, role)
+        media_ids = {} if places is None else self.media_ids
+        kinds, roles, spans = kinds_of(ids, self.control, self.piece, media_ids, role)
         out: list[Segment] = []
         seen = dict.fromkeys(self.media_ids, 0)
         what = list(zip(kinds, roles, spans, strict=True))
@@ -263,7 +269,7 @@ class Prompter:
                 continue
             more: dict[str, Any] = {}
             if kind in seen:
-                more = {"media": seen[kind], **(places[kind][seen[kind]] if places and kind in places else {})}
+                more = {"media": seen[kind], **(places[kind][seen[kind]] if places else {})}
                 seen[kind] += 1
             out.append(Segment(kind, start + a, start + b, role=roles[a], **more))
         return tuple(out)

@@ -14,14 +14,15 @@ Readings are plain arrays with a little JSON about them, so that they go into a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from workbench.errors import Incompatible, TraceError
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention, Layer, Sink
-from workbench.maps import Map, rank_correlation, several
+from workbench.maps import Map, counted, rank_correlation, run_key, several
 from workbench.occlusions import Occlusion
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def can(inspector: Any, question: str, trace: Trace | None = None) -> str:
 def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
     """The trace with answers about it added to its readings, ready to be saved.
 
-    An answer to the same question takes the place of the one before.
+    An answer to the same question takes the place of the one before; to another one it stands beside it.
 
     Raises:
         Incompatible: An answer is another model's.
@@ -98,8 +99,26 @@ def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
             raise Incompatible(f"{answer!r} is of the model {answer.identity}, the trace of {trace.model.identity}.")
         reading = answer.to_reading()
         type(answer).from_reading(reading, trace)  # is it of this trace?
-        readings[_name(reading["meta"])] = reading
+        asked, name = _question(reading), _name(reading["meta"])
+        same = [other for other, one in readings.items() if _question(one) == asked]
+        free = (one for k in count(1) if (one := name if k == 1 else f"{name}.{k}") not in readings)
+        readings[same[0] if same else next(free)] = reading
     return replace(trace, readings=readings)
+
+
+def _question(reading: Any) -> Any:
+    """What a reading answers, to be compared; None for one of another kind, or a broken one."""
+    meta, arrays = reading["meta"], reading["arrays"]
+    kind = meta.get("kind") if isinstance(meta, dict) else None
+    try:
+        if kind == "attention":
+            which = [[int(layer[0]) for layer in meta["layers"]], *(arrays[n].tolist() for n in ("heads", "positions"))]
+            return kind, meta["of"], which, "rollout" in arrays
+        if kind == "lens":
+            return kind, meta["over"], meta["media"], arrays["positions"].tolist(), arrays["top_ids"].shape[-1]
+        return (kind, _name(meta)) if kind == "occlusion" else None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
 
 
 def _name(meta: dict[str, Any]) -> str:
@@ -143,7 +162,7 @@ class Recorded:
         tokens: int | Sequence[int] | None = None, *, positions: Sequence[int] | None = None, rollout: bool = False,
         of: str = "model", stop: Any = None,  # noqa: ARG002 (the signature of LoadedModel's; nothing here takes long)
     ) -> Attention:  # fmt: skip
-        """The attention that was kept, or a part of it.
+        """The attention that was kept, or a part of it; of several, the largest that holds what is asked for.
 
         Raises:
             TraceError: What was asked for was not kept.
@@ -151,14 +170,19 @@ class Recorded:
         found = [r for r in self._asked("attend", trace) if r["meta"].get("of") == of]
         if not found:
             raise TraceError(f"This trace holds no attention of the {of}.")
-        a = Attention.from_reading(found[0], self.trace)
-        if rollout and a.rollout is None:
-            raise TraceError("The attention that this trace holds was kept without rollout.")
         if tokens is not None and positions is not None:
             raise TraceError(f"tokens={tokens!r} and positions={positions!r}: give one of them.")
-        if tokens is not None:
-            positions = [int(a.positions[r]) for r in a.rows(tokens)]
-        return a.only(positions=positions, layers=layers, heads=heads)
+        if layers is not None and of == "model":
+            layers = counted("layers", layers, len(self.info.layers))
+        whole = [Attention.from_reading(r, self.trace) for r in found]
+        if rollout and not (whole := [a for a in whole if a.rollout is not None]):
+            raise TraceError("The attention that this trace holds was kept without rollout.")
+
+        def part(a: Attention) -> Attention:
+            at = positions if tokens is None else [int(a.positions[r]) for r in a.rows(tokens)]
+            return a.only(positions=at, layers=layers, heads=heads)
+
+        return _first(part, sorted(whole, key=lambda a: -sum(w.size for w in a.weights)))
 
     def lens(
         self, trace: Trace, over: str = "answer", media: int = 0, *, tokens: int | Sequence[int] | None = None,
@@ -169,10 +193,11 @@ class Recorded:
         Raises:
             TraceError: None was kept.
         """
-        for reading in self._asked("lens", trace):
-            if (reading["meta"].get("over"), reading["meta"].get("media")) == (over, media):
-                return Lens.from_reading(reading, self.trace).only(tokens=tokens, top=top)
-        raise TraceError(f"This trace holds no lens over {over} {media}; it holds {sorted(self.trace.readings)}.")
+        found = [r for r in self._asked("lens", trace) if _over(r) == (over, media)]
+        if not found:
+            raise TraceError(f"This trace holds no lens over {over} {media}; it holds {sorted(self.trace.readings)}.")
+        whole = sorted((Lens.from_reading(r, self.trace) for r in found), key=lambda one: -one.top_ids.size)
+        return _first(lambda one: one.only(tokens=tokens, top=top), whole)
 
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
@@ -195,10 +220,10 @@ class Recorded:
             TraceError: None was kept.
         """
         wanted = range(len(trace.tokens)) if token is None else several("token", token)
-        tokens = [trace.index(k) for k in wanted]
+        tokens = sorted({trace.index(k) for k in wanted})
         for reading in self._asked("occlude", trace):
             meta = reading["meta"]
-            if (meta.get("over"), meta.get("media"), meta.get("tokens")) == (over, media, tokens) and (
+            if (*_over(reading), meta.get("tokens")) == (over, media, tokens) and (
                 how in (None, meta.get("how")) and size in (None, meta.get("size", 1))
             ):
                 return Occlusion.from_reading(reading, self.trace)
@@ -213,7 +238,7 @@ class Recorded:
                 if isinstance(r["meta"], dict) and r["meta"].get("kind") == kind]  # fmt: skip
 
     def _asked(self, question: str, trace: Trace) -> list[Any]:
-        if trace.model.identity != self.info.identity or trace.ids.tolist() != self.trace.ids.tolist():
+        if trace.model.identity != self.info.identity or run_key(trace) != run_key(self.trace):
             raise Incompatible(f"{trace!r} is not the trace whose readings these are ({self.trace!r}).")
         if reason := self.lacks(question):
             raise TraceError(reason)
@@ -222,3 +247,18 @@ class Recorded:
         if any(tuple(r["meta"].get("identity", ())) != trace.model.identity for r in found):
             raise Incompatible(f"The {kind} kept in this trace is of another model than the trace.")
         return found
+
+
+def _over(reading: Any) -> tuple[Any, Any]:
+    return reading["meta"].get("over"), reading["meta"].get("media")
+
+
+def _first(part: Callable[[Any], Any], whole: Sequence[Any]) -> Any:
+    """The part of the first reading that holds it; else what the first one says it lacks."""
+    lacking = []
+    for one in whole:
+        try:
+            return part(one)
+        except TraceError as error:
+            lacking.append(error)
+    raise lacking[0]

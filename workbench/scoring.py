@@ -6,7 +6,8 @@ The logic behind ``LoadedModel.score``, ``branch`` and ``speedup``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +18,57 @@ from workbench.decoding import Engine, Run
 from workbench.drafting import Drafter
 from workbench.errors import Incompatible, PromptError, TraceError
 from workbench.flight import Speedup
-from workbench.trace import Settings, Trace
+from workbench.trace import SOURCES, Settings, Trace
 from workbench.turns import sound_text
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "UNASKED",
     "check_same_words",
     "completion_ids",
     "divergence",
     "forced_by",
+    "held",
     "measure",
     "prompt_logprobs",
     "room_for",
     "with_reference",
 ]
 
+UNASKED = Settings(
+    max_new_tokens=1, temperature=1.0, top_k=0, top_p=1.0, seed=0, draft=0, top=20, image_tokens=None
+)  # fmt: skip
+"""Of a question that is scored: its answer was never sampled, so the filters are off."""
+
 _ROWS = 64  # rows of logits held at once
 
 
-def completion_ids(prompter: Any, completion: Any, name: str = "completion") -> list[int]:
+@contextmanager
+def held(*models: Any) -> Iterator[None]:
+    """Keep some models (None is none) to one thread, taken in one order: two that want the same two wait in turn."""
+    with ExitStack() as stack:
+        for model in sorted({m for m in models if m is not None}, key=id):
+            stack.enter_context(model._lock)  # noqa: SLF001 (what a loaded model is held by)
+        yield
+
+
+def completion_ids(prompter: Any, completion: Any, name: str = "completion", *, of: Trace | None = None) -> list[int]:
     """Token ids of a completion: a text, or ids already.
 
+    Args:
+        prompter: Of the model.
+        completion: As :meth:`LoadedModel.score` takes it.
+        name: What to call it.
+        of: Where ``completion`` is None, its answer is taken, media tokens that the model may have said included.
+
     Raises:
-        PromptError: It is empty, or neither.
+        PromptError: It is empty, or neither, or holds a token that stands for a patch or frame.
     """
+    soft = set(prompter.media_ids.values())
+    if completion is None and of is not None:
+        completion, soft = of.tokens.token_id, set()
     if isinstance(completion, str):
         ids = prompter.encode(sound_text(f"{name}=", completion))
     elif isinstance(completion, (Sequence, np.ndarray)) and all(
@@ -53,6 +79,11 @@ def completion_ids(prompter: Any, completion: Any, name: str = "completion") -> 
         wrong = [i for i in ids if not 0 <= i < most]
         if wrong:
             raise PromptError(f"{name}= holds token id {wrong[0]}; this vocabulary has {most} tokens.")
+        if media := soft.intersection(ids):
+            raise PromptError(
+                f"{name}= holds {prompter.piece(min(media))}, which stands for a patch or frame and is no word of an "
+                "answer. Choose another token."
+            )
     else:
         raise PromptError(f"{name}={completion!r}: expected a text, or token ids.")
     if not ids:
@@ -71,7 +102,7 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
 
     Raises:
         TraceError: No such place.
-        PromptError: No such token.
+        PromptError: No such token, or one that stands for a patch or frame.
     """
     if not isinstance(trace, Trace):
         raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
@@ -82,7 +113,7 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
             "(tokens of the prompt cannot be replaced: ask another question)."
         )
     if isinstance(token, str) and token in prompter.control.values():
-        return [*trace.tokens.token_id[:at].tolist(), next(i for i, t in prompter.control.items() if t == token)]
+        token = next(i for i, t in prompter.control.items() if t == token)
     if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
         token = [token]
     return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token, "token")]
@@ -174,21 +205,28 @@ def check_same_words(mine: Any, theirs: Any) -> None:
 
 def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats: int, stop: Any) -> Speedup:
     """Run a trace's request drafted and undrafted in turns, and time single passes. See ``LoadedModel.speedup``."""
-    if not len(trace.tokens):
+    n, sources = len(trace.tokens), trace.tokens.source == SOURCES.index("forced")
+    if not n:
         raise TraceError("This answer has no tokens: there is nothing to speed up.")
+    given = n if sources.all() else int(sources.argmin())
+    if 1 < n == given:
+        raise TraceError("All of this answer was given, none of it generated: there is nothing to speed up.")
+    which = "one token" if n == 1 or not given else "one token after those it was given"
+    only = TraceError(f"This answer has {which}, which is never drafted: there is nothing to speed up.")
+    if n - given < 2:
+        raise only
+    forced = trace.tokens.token_id[:given].tolist()
     drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
     seconds: Mapping[bool, list[float]] = {True: [], False: []}
-    lengths = set()
     for turn in range(repeats + 1):  # the first pair warms up
         for drafted in (True, False) if turn % 2 else (False, True):
             if stop is not None and stop.is_set():
                 raise TraceError("speedup was stopped before it had measured enough.")
-            again = model.again(trace, draft=drafts if drafted else 0)
-            lengths.add(len(again.tokens))
+            again = model.again(trace, forced=forced, draft=drafts if drafted else 0)
+            if len(again.tokens) - given < 2:
+                raise only
             if turn:
-                seconds[drafted].append(again.timing.decode_s)
-    if min(lengths) < 2:
-        raise TraceError("This answer has one token, which is never drafted: there is nothing to speed up.")
+                seconds[drafted].append(float(again.tokens.time_s[-1] - again.tokens.time_s[given]))
     usual = int(np.bincount(trace.rounds.proposed).argmax()) if len(trace.rounds) else 4
     passes, draft_s = _passes(model, engine, drafter, trace, sorted({1, 2, 3, 5, usual + 1}), repeats)
     return Speedup.of(drafts, seconds[True], seconds[False], passes, draft_s)

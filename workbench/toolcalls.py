@@ -193,5 +193,8 @@ class _Reader:
         if word in _WORDS:
             return _WORDS[word]
         if _NUMBER.fullmatch(word) and len(word) <= 100:
-            return float(word) if any(c in word for c in ".eE") else int(word)
+            number = float(word) if any(c in word for c in ".eE") else int(word)
+            if not -(2**63) <= number < 2**64:  # what a trace's file holds
+                raise ValueError(f"{word} is a number beyond 64 bits")
+            return number
         raise ValueError(f"{word!r} is no value: a text stands between {_QUOTE}" if word else "a value is missing")
