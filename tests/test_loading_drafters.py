@@ -24,8 +24,8 @@ def chosen(monkeypatch):
     """What ``load`` would read, on a laptop with 12 GB free or a GPU with 78."""
     seen = []
 
-    def read(entry, revision, quantization, device, context, drafter, *_):
-        seen.append((entry.source, quantization, drafter))
+    def read(entry, pinned, device, drafter, room, *, progress):
+        seen.append((entry.source, pinned["quantization"], drafter))
         raise KeyboardInterrupt
 
     def load(*args, gpu=False, **how):

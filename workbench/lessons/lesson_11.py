@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.catalog import find
+from workbench.counting import limit
 from workbench.lessons.registry import Wrong, called, exercise, numbers, whole
 from workbench.machine import Device, Machine
 from workbench.planning import LoadPlan, plan
@@ -66,6 +68,9 @@ def fitting(answer: Any) -> str:
     tokens = whole(answer, "Your answer")
     if tokens < 1:
         raise Wrong(f"{tokens:,} tokens: expected a number of tokens, 1 or more.")
+    most = limit(find("gemma-4-12b"))
+    if most is not None and tokens > most:
+        raise Wrong(f"{tokens:,} tokens: 12B itself ends at {most:,}, however much memory there is.")
     over = _planned(tokens)
     if not over.fits:
         raise Wrong(f"With a context of {tokens:,} the plan needs {over.bytes / 1e9:.3f} GB, and 12 GB are free.")
