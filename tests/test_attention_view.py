@@ -178,6 +178,30 @@ def test_a_page_holds_the_occlusion_and_the_lens_that_the_trace_holds(trace):
     assert some.saved_state()["data"]["reasons"]["lens"]
 
 
+def test_occlusion_that_a_trace_holds_is_shown_without_attention(trace):
+    every = [("image", k) for k in range(len(trace.images))] + [("audio", k) for k in range(len(trace.audio))]
+    view = AttentionView(keep(trace, *(make_occlusion(trace, 2, *place) for place in every)))
+    answers, reasons = view.saved_answers(), view.saved_state()["data"]["reasons"]
+    assert reasons["occlude"] == ""
+    assert reasons["attend"]
+    made = [answers[question_key(ask="occlude", token=2, kind=kind, media=media)] for kind, media in every]
+    assert all((cells(one)[3], one["most"]) == (255, 2) for one in made)
+    assert not [key for key in answers if "attend" in key or "agree" in key]
+    assert "Where it looked" in page(view.trace)
+
+
+def test_a_view_begins_with_a_word_that_can_be_asked_about(trace):
+    kept = keep(trace, make_attention(trace, tokens=[3, 5]))
+    view = AttentionView(kept)
+    assert view.data["first"] == 3
+    assert view.opening_questions() == (_key(3),)
+    assert view.opening_questions()[0] in view.saved_answers()
+    view.selected = 5
+    assert view.opening_questions() == (_key(5),)
+    assert AttentionView(kept, Looker(trace)).data["first"] == 0
+    assert AttentionView(trace).data["first"] == 0
+
+
 def test_a_page_reads_what_the_trace_holds_once(trace, monkeypatch):
     every = [("image", k) for k in range(len(trace.images))] + [("audio", k) for k in range(len(trace.audio))]
     hidden = [make_occlusion(trace, 2, *place) for place in every]

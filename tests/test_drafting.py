@@ -459,6 +459,20 @@ def test_speedup_of_a_bad_drafter(bad, examples):
         bad.speedup(one, repeats=1)
 
 
+def test_speedup_of_a_stopped_run_is_of_what_it_said(bad, examples, monkeypatch):
+    stop = threading.Event()
+    trace = bad.ask(
+        STORY, images=[examples / "scene.png"], draft=0, temperature=0, max_new_tokens=60, stop=stop,
+        on_token=lambda token: stop.set() if token.index == 4 else None,
+    )  # fmt: skip
+    assert trace.finish == "stopped"
+    assert len(trace.tokens) == 5
+    again, runs = type(bad).again, []
+    monkeypatch.setattr(type(bad), "again", lambda *given, **more: runs.append(again(*given, **more)) or runs[-1])
+    bad.speedup(trace, repeats=1)
+    assert [run.tokens.token_id.tolist() for run in runs] == [trace.tokens.token_id.tolist()] * 4
+
+
 def test_speedup_of_a_branch_is_of_what_comes_after_its_forced_tokens(bad, examples, monkeypatch):
     full = bad.ask(STORY, images=[examples / "scene.png"], draft=4, temperature=1.0, seed=3, max_new_tokens=20)
     branch = bad.branch(full, at=6, token=" purple")

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -264,8 +265,8 @@ def _tensors(packed):
 def test_a_packed_branch_equals_the_processors_prompt(processor, model):
     from workbench.pocket.data import Teller
     from workbench.pocket.packing import Tree, pack
+    from workbench.pocket.passes import hidden_states
     from workbench.pocket.questions import Turn
-    from workbench.pocket.train import hidden_states
 
     teller = Teller(processor.tokenizer)
     picture = plain_render(SCENE, 500, 260)
@@ -288,6 +289,32 @@ def test_a_packed_branch_equals_the_processors_prompt(processor, model):
         with torch.no_grad():
             theirs = model.model(**inputs).last_hidden_state[0, : len(where)]
         torch.testing.assert_close(ours[where], theirs, atol=2e-4, rtol=0)
+
+
+def test_the_last_layer_computed_where_answers_are_equals_the_whole(processor, model):
+    from workbench.pocket.packing import pack
+    from workbench.pocket.passes import answer_states, hidden_states
+
+    teller, trees = _trees(processor)
+    data = _tensors(pack(trees, 3, 400, teller.image_token))
+    window = model.config.text_config.sliding_window
+    wanted = [
+        states[data["rows"], data["cols"]] if whole else states
+        for whole, states in ((True, hidden_states(model, data, window)), (False, answer_states(model, data, window)))
+    ]
+    torch.testing.assert_close(wanted[1], wanted[0], atol=1e-5, rtol=0)
+    assert wanted[0].abs().max() > 0.5
+    each = []
+    for states in wanted:
+        model.zero_grad()
+        states.pow(2).sum().backward()
+        each.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        model.zero_grad()
+    assert each[0].keys() == each[1].keys()
+    for name, gradient in each[0].items():
+        torch.testing.assert_close(each[1][name], gradient, atol=1e-5 * float(gradient.abs().max()) + 1e-9, rtol=0)
+    again = hidden_states(model, data, window)  # the layer is itself again
+    assert again.shape == (*data["ids"].shape, model.config.text_config.hidden_size)
 
 
 # ---- senses
@@ -339,7 +366,7 @@ def test_a_coarsely_learnt_model_is_saved_with_plain_weights(processor):
 
 def _tiny(**changes):
     from workbench.pocket.data import Mix
-    from workbench.pocket.train import Recipe
+    from workbench.pocket.recipe import Recipe
 
     return Recipe(**{"steps": 4, "warmup": 2, "look": 0.5, "hear": 0.5, "mix": Mix(rows=2, length=240), **changes})
 
@@ -370,6 +397,46 @@ def test_stopped_and_resumed_training_equals_uninterrupted(tmp_path, no_speech, 
     first, second = (load_file(tmp_path / f"{n}_done" / "model.safetensors") for n in "ab")
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert json.loads((tmp_path / "a" / "curve.json").read_text())[-1][0] == 4
+
+
+def test_phases_follow_one_another_under_one_curve_of_rates():
+    from workbench.pocket.data import Mix
+    from workbench.pocket.recipe import POCKET, Phase
+
+    first, second = Mix(rows=2, length=240, image=1.0, both=0, audio=0, text=0), Mix(rows=3, length=240)
+    recipe = _tiny(steps=10, flat=0.5, floor=0.1, mix=second, early=(Phase(4, first, 1.0, 0.0),))
+    assert [recipe.phase(k).mix.rows for k in (0, 3, 4, 9, 10)] == [2, 2, 3, 3, 3]
+    assert (recipe.phase(3).hear, recipe.phase(4).hear) == (0.0, 0.5)
+    factors = [recipe.factor(k) for k in range(11)]
+    assert factors[:2] == [0.5, 1.0]
+    assert factors[2:6] == [1.0] * 4
+    assert all(a > b for a, b in pairwise(factors[5:]))
+    assert factors[10] == pytest.approx(0.1)
+    ends = [phase.until for phase in POCKET.early]
+    assert ends == sorted(ends)
+    assert ends[-1] < POCKET.steps
+
+
+def test_finished_weights_are_the_mean_of_the_last_steps(tmp_path, no_speech, one_thread):
+    from workbench.pocket.data import Mix
+    from workbench.pocket.recipe import Phase
+    from workbench.pocket.train import train
+
+    seen = Mix(rows=2, length=240, image=1.0, both=0, audio=0, text=0)
+    recipe = _tiny(tail=0.5, early=(Phase(1, seen, 0.5, 0.0),))
+    assert not train(recipe, tmp_path / "run", stop_after=3)
+    third = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["model"]
+    assert train(recipe, tmp_path / "run", tmp_path / "done")
+    stored = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    mean = (third[name] + stored["model"][name]) / 2
+    assert not torch.equal(third[name], stored["model"][name])
+    torch.testing.assert_close(stored["mean"][name], mean)
+    from safetensors.torch import load_file
+
+    assert torch.equal(load_file(tmp_path / "done" / "model.safetensors")[name], stored["mean"][name].bfloat16())
+    last = load_file(tmp_path / "run" / "weights" / "model.safetensors")[name]
+    assert torch.equal(last, stored["model"][name].bfloat16())
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path, no_speech):

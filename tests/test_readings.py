@@ -317,11 +317,13 @@ def test_what_was_kept_is_asked_for_as_the_model_is():
         recorded.attend(TRACE, layers=-4)
 
 
-def test_rollout_takes_no_head():
+def test_rollout_takes_no_head_and_no_most():
     a = attention(lambda *_: {18: 1.0}, rollout=np.eye(K)[T - 1 : K - 1].astype(np.float16))
     for ask in (lambda: a.on_image(0, 0, layer="rollout", head=1), lambda: a.row(0, layer="rollout", head=1)):
         with pytest.raises(TraceError, match="head=1 with layer='rollout'"):
             ask()
+    with pytest.raises(TraceError, match="reduce='max' with layer='rollout'"):
+        a.on_image(0, 0, layer="rollout", reduce="max")
     assert a.map("image", 0, token=0, layer="rollout").about.endswith("rollout, mean of all heads")
 
 

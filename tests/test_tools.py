@@ -377,6 +377,8 @@ SCHEMA = {"type": "function", "function": {"name": "look", "description": "Looks
         ({"tools": [weather], "run_tools": True, "tool_rounds": 0}, "tool_rounds=0"),
         ({"tools": [weather], "on_round": 5}, "on_round=5"),
         ({"tools": [{**SCHEMA, "more": {1, 2}}]}, r"tools\[0\], 'look', is no JSON"),
+        ({"tools": [{**SCHEMA, "more": 2**70}]}, r"tools\[0\], 'look', is no JSON that a trace.*beyond 64 bits"),
+        ({"tools": [{**SCHEMA, "more": float("nan")}]}, r"tools\[0\], 'look', is no JSON"),
         ({"history": [{"role": "model", "content": "x", "reasoning": 5}]}, "reasoning 5"),
     ],
 )

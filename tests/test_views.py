@@ -104,7 +104,8 @@ def test_a_view_sends_columns_and_follows_its_trace():
     view = TokenView(make_trace(rounds=4))
     tokens = view.data["tokens"]
     assert np.frombuffer(tokens["logprob"]["view"], np.float32).tolist() == view.trace.tokens.logprob.tolist()
-    assert tokens["top"]["shape"] == [9, 5]
+    assert tokens["nearly"]["which"]["shape"] == [9, 5]
+    assert tokens["kept"] == 5
     assert view.data["special"] == [8]
     assert view.data["groups"] == [{"label": "Answer", "from": 0, "to": 9, "folded": False}]
     view.selected = 8
@@ -119,7 +120,8 @@ def test_a_view_sends_columns_and_follows_its_trace():
 def test_long_answers_stay_below_the_limit_of_a_message():
     view = TokenView(make_trace(tokens=5000, top=200, images=(), audio=()))
     assert size(view.data) < LIMIT
-    assert view.data["tokens"]["top"]["shape"][1] == 93  # of 200
+    assert view.data["tokens"]["nearly"]["which"]["shape"][1] == 93  # of 200
+    assert view.data["tokens"]["kept"] == 93
 
 
 def test_a_view_that_would_not_fit_is_empty_and_says_so(monkeypatch):
@@ -267,6 +269,21 @@ def test_a_page_has_no_limit(monkeypatch):
     for what in (trace, [AttentionView(trace)]):
         saved = json.loads(re.search(r'id="saved">(.*?)</script>', page(what), re.DOTALL).group(1))
         assert all(len(one["state"]["data"]) > 5 for one in saved)
+
+
+def test_what_the_first_sight_does_without_comes_last_in_a_page():
+    trace = make_trace(tokens=3000, images=(), audio=())
+    view = TokenView(trace)
+    text = page(view)
+    saved = json.loads(re.search(r'id="saved">(.*?)</script>', text, re.DOTALL).group(1))
+    pieces = re.findall(r'class="rest">(.*?)</script>', text, re.DOTALL)
+    assert len(pieces) > 2
+    rest = json.loads("".join(pieces))
+    assert saved[0]["late"] == ["tokens.nearly"]
+    assert "nearly" not in saved[0]["state"]["data"]["tokens"]
+    assert rest[0]["late"]["tokens.nearly"]["logprob"]["shape"] == [3000, trace.tokens.top_ids.shape[1]]
+    assert text.index("showPage(") < text.index('class="rest"')
+    assert "nearly" in view.data["tokens"], "the view itself keeps it"
 
 
 def test_pages_that_cannot_be_written_are_refused(tmp_path):

@@ -4,17 +4,16 @@ import { binary, numbers } from "./lib/arrays.js";
 import { bars } from "./lib/bars.js";
 import { MEASURES } from "./lib/colour.js";
 import { button, choice, h } from "./lib/dom.js";
-import { safe, visible } from "./lib/format.js";
-import { greyCanvas, heatCanvas, hottest } from "./lib/heat.js";
-import { outlineOf, player } from "./lib/sound.js";
+import { visible } from "./lib/format.js";
+import { heatCanvas } from "./lib/heat.js";
+import { scene, share, soundOf, wordsUnderHeat } from "./lib/sights.js";
+import { player } from "./lib/sound.js";
 import { emptyNote, listen, view } from "./lib/view.js";
 import { words } from "./lib/words.js";
 
-const FRAME = 0.04; // seconds of sound in a token
 const QUICK = 0.25; // seconds within which pointing at a word is enough to ask
 
 const nats = (v) => `${v.toFixed(2)} nats`;
-const share = (v) => `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 
 function layerName(kind, index, window) {
   return `${index} · ${kind.startsWith("sliding") ? `sliding, ${window ?? "?"} tokens` : "full"}`;
@@ -40,138 +39,6 @@ function newest(run, { body, signal }) {
   };
 }
 
-/** A picture under heat. `onpoint` is told the patch under the mouse, or -1. */
-function scene(picture, { label, onpoint }) {
-  const heat = heatCanvas(`${label} on ${safe(picture.name)}`);
-  const mark = h("span", { class: "wb-mark", hidden: true });
-  const caption = h("figcaption", {});
-  const image = h("img", { src: picture.url, alt: `Picture ${picture.media}: ${safe(picture.name)}` });
-  if (picture.width < 200) image.classList.add("small");
-  const here = h("span", { class: "wb-here", hidden: true });
-  const stage = h("div", { class: "wb-stage", tabindex: "0", role: "application", "aria-label": `${label} on ${safe(picture.name)}: arrow keys go from patch to patch` }, image, heat.canvas,
-    h("i", { class: "wb-lines", style: { "background-size": `calc(100%/${picture.cols}) calc(100%/${picture.rows})` } }), mark, here);
-  const put = (node, patch) => {
-    node.hidden = patch < 0;
-    const [row, col] = [Math.floor(patch / picture.cols), patch % picture.cols];
-    Object.assign(node.style, {
-      left: `${(100 * col) / picture.cols}%`, top: `${(100 * row) / picture.rows}%`,
-      width: `${100 / picture.cols}%`, height: `${100 / picture.rows}%`,
-    });
-  };
-  let at = -1; // by keyboard
-  const go = (patch) => {
-    at = patch;
-    put(here, at);
-    if (at >= 0) caption.setAttribute("aria-live", "polite"); // it is read aloud while one goes about in it, and only then
-    else caption.removeAttribute("aria-live");
-    onpoint(at);
-  };
-  stage.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
-    if (event.key === "Escape" && at >= 0) return go(-1);
-    if (!step) return;
-    event.preventDefault();
-    const now = at >= 0 ? at : Math.max(0, Number(stage.dataset.hottest ?? 0));
-    const [row, col] = at < 0 ? [Math.floor(now / picture.cols), now % picture.cols] : [Math.floor(now / picture.cols) + step[0], (now % picture.cols) + step[1]];
-    if (row >= 0 && row < picture.rows && col >= 0 && col < picture.cols) go(row * picture.cols + col);
-  });
-  stage.addEventListener("blur", () => at >= 0 && go(-1));
-  stage.addEventListener("pointermove", (event) => {
-    const box = stage.getBoundingClientRect();
-    const [col, row] = [((event.clientX - box.left) / box.width) * picture.cols, ((event.clientY - box.top) / box.height) * picture.rows].map(Math.floor);
-    if (row >= 0 && row < picture.rows && col >= 0 && col < picture.cols) onpoint(row * picture.cols + col);
-  });
-  stage.addEventListener("pointerleave", () => onpoint(-1));
-  const paint = (cells, strength) => {
-    heat.paint(cells, picture.rows, picture.cols, strength);
-    const best = hottest(cells);
-    stage.dataset.hottest = best;
-    put(mark, best);
-  };
-  const width = `${Math.max(9, (24 * picture.width) / picture.height).toFixed(1)}rem`; // tall pictures stay on the screen
-  const blank = () => paint(new Uint8Array(picture.rows * picture.cols), 0);
-  return { element: h("figure", { class: "wb-scene", style: { "--width": width } }, stage, caption), caption, paint, blank };
-}
-
-/** A waveform under heat, with a spectrogram on demand; a click plays from there. `play` and `stop` are of one player. */
-function soundOf(sound, { label, ask, complain, play, stop }) {
-  const heat = heatCanvas(`${label} on ${safe(sound.name)}`);
-  const cursor = h("span", { class: "wb-cursor", hidden: true });
-  const caption = h("figcaption", {});
-  const stage = h("div", {
-    class: "wb-stage", tabindex: "0", role: "slider", "aria-label": `Where to play ${safe(sound.name)} from: arrows move, Enter plays`,
-    "aria-valuemin": "0", "aria-valuemax": sound.seconds.toFixed(2), "aria-valuenow": "0",
-  }, heat.canvas, outlineOf(numbers(sound.low), numbers(sound.high), { width: 600, height: 74, label: `Waveform of ${safe(sound.name)}` }), cursor);
-  const put = (seconds) => {
-    cursor.hidden = seconds === null;
-    if (seconds !== null) cursor.style.left = `${(100 * seconds) / sound.seconds}%`;
-  };
-  let sounding = false;
-  const start = button("▶ Play", () => (sounding ? stop() : play(sound, 0, at)), { name: `Play ${safe(sound.name)}` });
-  const at = (seconds) => { // told by the player: null once it ended
-    put(seconds);
-    if (sounding === (seconds !== null)) return;
-    sounding = !sounding;
-    start.textContent = sounding ? "■ Stop" : "▶ Play";
-    start.setAttribute("aria-label", `${sounding ? "Stop" : "Play"} ${safe(sound.name)}`);
-  };
-  stage.addEventListener("click", (event) => {
-    const box = stage.getBoundingClientRect();
-    play(sound, ((event.clientX - box.left) / box.width) * sound.seconds, at);
-  });
-  let from = 0;
-  stage.addEventListener("keydown", (event) => {
-    const to = { ArrowRight: from + FRAME, ArrowLeft: from - FRAME, Home: 0, End: sound.seconds - FRAME }[event.key];
-    if (to === undefined && event.key !== "Enter" && event.key !== " ") return;
-    event.preventDefault();
-    if (to === undefined) return play(sound, from, at);
-    from = Math.max(0, Math.min(sound.seconds - FRAME, to));
-    stage.setAttribute("aria-valuenow", from.toFixed(2));
-    put(from);
-  });
-  const spectrum = button("Spectrogram", async () => {
-    try {
-      const old = stage.querySelector(".wb-grey");
-      if (old) {
-        old.remove();
-        stage.classList.remove("tall");
-      } else {
-        const { cells } = await ask({ ask: "spectrogram", media: sound.media });
-        stage.prepend(greyCanvas(numbers(cells), cells.shape[0], cells.shape[1], `Spectrogram of ${safe(sound.name)}, 50 Hz to 8 kHz`));
-        stage.classList.add("tall");
-      }
-      spectrum.setAttribute("aria-pressed", String(!old));
-    } catch (error) {
-      complain(error);
-    }
-  }, { pressed: false });
-  const paint = (cells, strength) => {
-    heat.paint(cells, 1, cells.length, strength);
-    stage.dataset.hottest = hottest(cells);
-  };
-  return {
-    element: h("figure", { class: "wb-sound" }, stage, h("div", { class: "wb-steps" }, start, spectrum), caption),
-    caption, paint, blank: () => paint(new Uint8Array(sound.frames), 0),
-  };
-}
-
-function context(pieces) {
-  const spans = pieces.map(([position, piece, special]) => h("span", { class: special ? "wb-chip" : "", title: `position ${position}` }, special ? visible(piece) : safe(piece)));
-  const element = h("div", { class: "wb-context", tabindex: "0", role: "region", "aria-label": "Words of prompt and answer, by attention" }, spans);
-  const paint = (map) => {
-    const cells = numbers(map.cells);
-    spans.forEach((span, k) => {
-      const v = cells[k] / 255;
-      if (v > 0.02) {
-        span.dataset.v = "";
-        span.style.setProperty("--v", v.toFixed(3));
-      } else delete span.dataset.v;
-      span.title = `position ${pieces[k][0]}: ${share(v * map.most)}`;
-    });
-  };
-  return { element, paint };
-}
-
 function build({ model, body, ask, complain: say, data, signal }) {
   if (!data.pieces) {
     body.append(emptyNote(model, "Nothing has been asked yet."));
@@ -183,6 +50,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
   const costs = new Map(); // of hiding, by word
   const ranks = new Map(); // how far the two agree, by question
   const lenses = new Map();
+  const failed = new Set(); // pictures whose lens is not asked for at every move of the mouse again
   let shown = null, how = null, token = -1, wanted = "", hoverAsks = false, hiding = -1;
   const complain = (error) => signal.aborted || say(error); // what was asked of an answer that is gone
 
@@ -200,13 +68,14 @@ function build({ model, body, ask, complain: say, data, signal }) {
   };
   const looked = { label: "Heat", unit: share, of: () => shown };
   const hidden = { label: "What hiding costs", unit: nats, of: () => costs.get(token) };
-  for (const side of [looked, hidden]) {
+  const make = (side) => {
     side.images = data.pictures.map((picture, k) => scene(picture, { label: side.label, onpoint: (patch) => point(side, k, patch) }));
     side.sounds = data.sounds.map((sound) => soundOf(sound, { label: side.label, ask, complain, play, stop: sounds.stop }));
-  }
+  };
+  make(looked);
   const sights = h("div", { class: "wb-look" });
-  const pairs = (kind) => looked[kind].flatMap((one, k) => [one.element, hidden[kind][k].element]);
-  const around = context(data.context);
+  const figures = (kind) => looked[kind].map((one) => one.element);
+  const around = wordsUnderHeat(data.context);
   const shares = h("div", {});
   const status = h("p", { class: "wb-note", role: "status" });
   const headsBox = h("div", { class: "wb-heads" });
@@ -224,6 +93,11 @@ function build({ model, body, ask, complain: say, data, signal }) {
   const paintHidden = () => {
     const cost = costs.get(token), rank = ranks.get(JSON.stringify(how));
     sights.classList.toggle("wb-pair", state.hide);
+    if (state.hide && !hidden.images) { // made once it is wanted: most never look at it
+      make(hidden);
+      for (const kind of ["images", "sounds"]) looked[kind].forEach((one, k) => one.element.after(hidden[kind][k].element));
+    }
+    if (!hidden.images) return;
     for (const kind of ["images", "sounds"]) {
       hidden[kind].forEach((one, k) => {
         one.element.hidden = !state.hide;
@@ -287,7 +161,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
       hiding = k;
       paintHidden();
       await keep(costs, k, () => ofEach({ ask: "occlude", token: k }));
-      if (last()) await keep(ranks, JSON.stringify(asked), () => ofEach({ ...asked, ask: "agree" }));
+      if (last() && !reason) await keep(ranks, JSON.stringify(asked), () => ofEach({ ...asked, ask: "agree" }));
       complain("");
     } catch (error) {
       complain(error);
@@ -296,7 +170,11 @@ function build({ model, body, ask, complain: say, data, signal }) {
     paintHidden();
   }, { body, signal });
   const look = (k) => {
-    if (reason || k < 0) return;
+    if (k < 0) return;
+    if (reason) { // what hiding a place costs may be known all the same
+      token = k;
+      return paintHidden();
+    }
     const asked = question(k);
     wanted = JSON.stringify(asked);
     if (!known.has(wanted)) return askAbout(asked);
@@ -308,7 +186,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
   };
   const picked = () => {
     const k = model.get("selected");
-    return k >= 0 && k < data.pieces.length ? k : Math.min(0, data.pieces.length - 1);
+    return k >= 0 && k < data.pieces.length ? k : Math.min(data.first, data.pieces.length - 1);
   };
 
   // --- words and controls
@@ -350,7 +228,10 @@ function build({ model, body, ask, complain: say, data, signal }) {
     state.hide = !state.hide;
     hide.setAttribute("aria-pressed", String(state.hide));
   }, "Beside it: hide each place in turn, with its neighbours: how much less probable does the word get?", data.reasons.occlude);
-  const lens = button("lens", () => lens.setAttribute("aria-pressed", String(lens.getAttribute("aria-pressed") !== "true")), {
+  const lens = button("lens", () => {
+    lens.setAttribute("aria-pressed", String(lens.getAttribute("aria-pressed") !== "true"));
+    failed.clear();
+  }, {
     reason: data.reasons.lens, pressed: false, title: "Under the mouse: the word nearest to each patch, layer by layer",
   });
   const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: state.strength, "aria-label": "Strength of the heat" });
@@ -366,7 +247,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
     const place = `Row ${Math.floor(patch / picture.cols)}, column ${patch % picture.cols}: `;
     const line = [place, h("b", {}, side.unit(value))];
     caption.replaceChildren(...line);
-    if (lens.getAttribute("aria-pressed") !== "true") return;
+    if (lens.getAttribute("aria-pressed") !== "true" || failed.has(k)) return;
     if (!lenses.has(k)) lenses.set(k, ask({ ask: "lens", media: picture.media }));
     try {
       const found = await lenses.get(k);
@@ -374,7 +255,8 @@ function build({ model, body, ask, complain: say, data, signal }) {
       const said = found.layers.map((layer, l) => `${layer < 0 ? "in" : layer}: ${visible(names.get(ids[l * patches + patch]) ?? "?")}`);
       caption.replaceChildren(...line, h("br"), h("span", { class: "wb-lens" }, said.join(" · ")));
     } catch (error) {
-      lenses.delete(k); // it is asked again
+      lenses.delete(k); // it is asked again once the lens is taken up anew
+      failed.add(k);
       complain(error);
     }
   };
@@ -420,7 +302,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
   };
   gridDetails.addEventListener("toggle", openHeads);
 
-  sights.append(...pairs("images"), ...(data.sounds.length ? [h("div", { class: "wb-sounds" }, pairs("sounds"))] : []));
+  sights.append(...figures("images"), ...(data.sounds.length ? [h("div", { class: "wb-sounds" }, figures("sounds"))] : []));
   body.append(
     h("div", { class: "wb-pick" }, strip.element),
     h("p", { class: "wb-note", hidden: !reason }, reason),
@@ -433,7 +315,6 @@ function build({ model, body, ask, complain: say, data, signal }) {
     again();
     openHeads();
   };
-  paintHidden();
   choose();
   listen(model, "change:selected", choose, signal);
 }

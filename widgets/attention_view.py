@@ -103,8 +103,18 @@ class AttentionView(View):
             "pieces": list(trace.tokens.piece), "logprob": array(trace.tokens.logprob, np.float32),
             "special": [k for a, b in spoken for k in range(a, b)], "pictures": pictures, "sounds": sounds,
             "context": self._words(trace), "layers": list(trace.model.layers), "window": trace.model.window,
-            "segments": [_name(s) for s in (*p.segments, *trace.segments)],
+            "segments": [_name(s) for s in (*p.segments, *trace.segments)], "first": self._first(trace),
         }  # fmt: skip
+
+    def _first(self, trace: Trace) -> int:
+        """The word to begin with: the first one whose attention the trace holds, where nobody else is asked."""
+        if self.reasons["attend"] or not can(self.inspector, "attend", trace):
+            return 0
+        try:
+            held = Recorded(trace).attend(trace).tokens
+        except TraceError:
+            return 0  # the view asks about it, and is told what is wrong
+        return int(held[0]) if len(held) else 0
 
     @staticmethod
     def _words(trace: Trace) -> list[list[Any]]:
@@ -222,10 +232,13 @@ class AttentionView(View):
     def saved_state(self) -> dict[str, Any]:
         """The page answers attention, if it can be had now; occlusion and lens, if the trace holds them."""
         state = super().saved_state()
+        if self.trace is None:
+            return state
+        answered = [question for question, places in self._kept_places().items() if places]
         if not self.reasons["attend"]:
-            kept = [question for question, places in self._kept_places().items() if places]
-            state["data"]["reasons"] |= dict.fromkeys(("attend", *kept), "")
+            answered.append("attend")
             state["data"]["saved"] = True
+        state["data"]["reasons"] |= dict.fromkeys(answered, "")
         return state
 
     def _kept_places(self) -> dict[str, list[Any]]:
@@ -253,15 +266,13 @@ class AttentionView(View):
         if self.trace is None:
             return answers
         room, attended = _PAGE, not self.reasons["attend"]
-        hidden: dict[tuple[int, str, int], Occlusion] = {}
-        if attended:
-            kept, places = Recorded(self.trace), self._kept_places()
-            hidden = {place: kept.occlude(self.trace, *place) for place in places["occlude"]}
-            for (k, kind, media), made in hidden.items():
-                answers[question_key(ask="occlude", token=k, kind=kind, media=media)] = _hidden(made)
-            for media in places["lens"]:
-                answers[question_key(ask="lens", media=media)] = _nearest(kept.lens(self.trace, "image", media))
-            room -= sum(map(size, answers.values()))
+        kept, places = Recorded(self.trace), self._kept_places()
+        hidden = {place: kept.occlude(self.trace, *place) for place in places["occlude"]}
+        for (k, kind, media), made in hidden.items():
+            answers[question_key(ask="occlude", token=k, kind=kind, media=media)] = _hidden(made)
+        for media in places["lens"]:
+            answers[question_key(ask="lens", media=media)] = _nearest(kept.lens(self.trace, "image", media))
+        room -= sum(map(size, answers.values()))
         for sound in self._all["sounds"]:
             for ask in ("spectrogram", "sound"):
                 answer = getattr(self, f"answer_{ask}")(sound["media"])
@@ -281,6 +292,12 @@ class AttentionView(View):
                         agreed = _agreed(self._attention(token).map(kind, media, token=token, **how), made)
                         answers[question_key(ask="agree", token=token, kind=kind, media=media, **how)] = agreed
         return answers
+
+    def opening_questions(self) -> tuple[str, ...]:
+        """The attention of the word that is picked at first."""
+        how: dict[str, Any] = {"layer": None, "head": None, "reduce": "mean", "sinks": True}
+        picked = self.selected if self.selected >= 0 else self._all.get("first", 0)
+        return (question_key(ask="attend", token=picked, **how),)
 
     def _each_word(self) -> Iterator[int]:
         """Words whose attention can be had, read many at a time: one more run of the model for each of few parts."""

@@ -107,6 +107,9 @@ class View(Panel):
     SAVED: ClassVar[tuple[str, ...]] = ("data", "selected")
     """The traits that a page needs."""
 
+    LATE: ClassVar[tuple[str, ...]] = ()
+    """Parts of ``data``, as ``"tokens.nearly"``, that the first sight of a page does without."""
+
     trace = traitlets.Instance(Trace, allow_none=True, help="What is shown.")
     inspector = traitlets.Any(None, help="Answers questions about the trace; an Inspector.")
     selected = traitlets.Int(-1, help="Generated token that is picked; -1 for none.").tag(sync=True)
@@ -173,6 +176,10 @@ class View(Panel):
     def saved_answers(self) -> dict[str, Any]:
         """Answers to keep in a page, by :func:`question_key`."""
         return {}
+
+    def opening_questions(self) -> tuple[str, ...]:
+        """Those of them that the first sight of the page needs."""
+        return ()
 
     # --- where no script runs ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A trace as one page without kernel, network or server: the views of the notebook, with the same JavaScript.
 
-The page holds the views' modules, the data they draw, and the answers to what they may ask. A content security policy
-in it forbids every request, so that nothing it contains can phone home, whatever a model wrote.
+The page holds the views' modules, the data they draw, and the answers to what they may ask; what is not needed at first
+sight comes last. A content security policy in it forbids every request, so that nothing it contains can phone home,
+whatever a model wrote.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
     "media-src data: blob:; base-uri 'none'; form-action 'none'"
 )
+_PIECE = 1 << 16
 _STYLE = (
     "html{color-scheme:light dark}body{margin:0 auto;padding:1.2rem;max-width:62rem;"
     'font:15px/1.5 system-ui,"Segoe UI","DejaVu Sans",sans-serif;background:Canvas;color:CanvasText}'
@@ -70,10 +72,7 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
     if not shown:
         raise TraceError("There is nothing to show: no view has a trace yet.")
     names = list(dict.fromkeys(view.NAME for view, _ in shown))
-    saved = [
-        {"view": view.NAME, "id": f"view-{k}", "state": view.saved_state(), "answers": view.saved_answers()}
-        for k, (view, _) in enumerate(shown)
-    ]
+    saved, rest = zip(*(_parted(view, f"view-{k}") for k, (view, _) in enumerate(shown)), strict=True)
     first = shown[0][1]
     head = title or first.question[:200] or "A trace"
     styles = "".join(dict.fromkeys(esm.style(name) for name in names))
@@ -92,7 +91,7 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
         f'<script type="application/json" id="saved">{_json(saved)}</script>\n'
         f"<script>\n{esm.library('page')}\n"
         f"showPage({{\n{modules}\n}}, JSON.parse(document.getElementById('saved').textContent));\n"
-        "</script>\n</body></html>\n"
+        f"</script>\n{_pieces(_json(rest))}\n</body></html>\n"
     )
 
 
@@ -105,10 +104,35 @@ def _views(what: Trace | View | Iterable[View]) -> list[View]:
         looked = AttentionView(what)
         return [
             TokenView(what),
-            *([looked] if not looked.reasons["attend"] else []),
+            *([looked] if not (looked.reasons["attend"] and looked.reasons["occlude"]) else []),
             *([DraftView(what)] if len(what.rounds) else []),
         ]
     return [what] if isinstance(what, View) else list(what)
+
+
+def _parted(view: View, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a view needs to be seen, and what it needs once someone points at it."""
+    state, answers = view.saved_state(), view.saved_answers()
+    first = {key: answers.pop(key) for key in view.opening_questions() if key in answers}
+    late: dict[str, Any] = {}
+    for path in view.LATE:
+        *names, last = path.split(".")
+        owner = state["data"] = dict(state["data"])  # copies along the way: the view keeps its own whole
+        for name in names:
+            inner = owner[name] = dict(owner.get(name, {}))
+            owner = inner
+        if last in owner:  # a view that could not be drawn has none
+            late[path] = owner.pop(last)
+    return (
+        {"view": view.NAME, "id": place, "state": state, "answers": first, "late": list(late)},
+        {"answers": answers, "late": late},
+    )
+
+
+def _pieces(text: str) -> str:
+    """Script elements that hold a text together: between them a browser finds time to paint."""
+    parts = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return "\n".join(f'<script type="application/json" class="rest">{part}</script>' for part in parts)
 
 
 def _json(value: Any) -> str:

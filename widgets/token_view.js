@@ -17,17 +17,17 @@ const read = (packed, names) => Object.fromEntries(names.map((name) => [name, nu
 /** The columns of the tokens, and how many alternatives each has. */
 function columns(tokens) {
   const names = ["id", "logprob", "filtered", "entropy", "rank", "source", "round", "time"];
-  return { piece: tokens.piece, K: tokens.top.shape[1], ...read(tokens, names) };
+  return { piece: tokens.piece, K: tokens.kept, ...read(tokens, names) };
 }
 
 /** A function that gives a token's alternatives, likeliest first; they are unpacked once one is asked for. */
 function alternativesOf(tokens, K) {
   let top = null;
   return (k) => {
-    top ??= read(tokens, ["top", "top_logprob", "top_filtered"]);
+    top ??= { names: tokens.nearly.names, ...read(tokens.nearly, ["which", "logprob", "filtered"]) };
     return Array.from({ length: K }, (_, j) => {
-      const at = k * K + j, [id, piece] = tokens.names[top.top[at]];
-      return { id, piece, logprob: top.top_logprob[at], filtered: top.top_filtered[at], place: j };
+      const at = k * K + j, [id, piece] = top.names[top.which[at]];
+      return { id, piece, logprob: top.logprob[at], filtered: top.filtered[at], place: j };
     });
   };
 }

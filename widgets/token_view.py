@@ -34,6 +34,7 @@ class TokenView(View):
     NAME: ClassVar[str] = "token_view"
     TITLE: ClassVar[str] = "The answer, word by word"
     SAVED: ClassVar[tuple[str, ...]] = ("data", "selected", "measure")
+    LATE: ClassVar[tuple[str, ...]] = ("tokens.nearly",)
 
     measure = traitlets.Enum(("probability", "entropy", "rank"), "probability").tag(sync=True)
     tail = traitlets.Dict().tag(sync=True)
@@ -52,14 +53,17 @@ class TokenView(View):
         segments = [(s.kind, s.start - start, s.stop - start) for s in trace.segments] or [("text", 0, len(t))]
         return {
             "tokens": {
-                "piece": list(t.piece), "names": [[int(i), t.top_pieces.get(int(i), f"<{i}>")] for i in used],
+                "piece": list(t.piece), "kept": kept,
                 "id": array(t.token_id, np.int32), "logprob": array(t.logprob, np.float32),
                 "filtered": array(np.isneginf(t.sample_logprob), np.uint8), "entropy": array(t.entropy, np.float32),
                 "rank": array(t.rank, np.int32), "source": array(t.source, np.int8),
                 "round": array(t.round, np.int32), "time": array(t.time_s, np.float32),
-                "top": array(places.reshape(len(t), kept), np.uint16 if len(used) < 1 << 16 else np.int32),  # in names
-                "top_logprob": array(t.top_logprob[top], np.float32),
-                "top_filtered": array(np.isneginf(t.top_sample_logprob[top]), np.uint8),
+                "nearly": {
+                    "names": [[int(i), t.top_pieces.get(int(i), f"<{i}>")] for i in used],
+                    "which": array(places.reshape(len(t), kept), np.uint16 if len(used) < 1 << 16 else np.int32),
+                    "logprob": array(t.top_logprob[top], np.float32),
+                    "filtered": array(np.isneginf(t.top_sample_logprob[top]), np.uint8),
+                },
             },
             "special": [k for kind, first, last in segments if kind == "control" for k in range(first, last)],
             "groups": _groups(segments), "prompt": _prompt(trace), "summary": _summary(trace),

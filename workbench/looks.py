@@ -169,7 +169,7 @@ class Attention:
                 them; where no layer does, those that admit some; for words, at each word those that admit it);
                 ``Map.layers`` says which. ``"rollout"`` takes attention rollout (Abnar & Zuidema 2020) to the last.
             head: A head or several; None is all. Rollout goes through all of them: it takes no head.
-            reduce: Over layers and heads.
+            reduce: Over layers and heads. Rollout has none left: it takes no ``max``.
             sinks: False takes the sinks' weight away and scales each row to 1 without them.
 
         Returns:
@@ -181,6 +181,8 @@ class Attention:
         rows = self.rows(token, position)
         if reduce not in ("mean", "max"):
             raise TraceError(f"reduce={reduce!r}: expected 'mean' or 'max'.")
+        if reduce == "max" and layer == "rollout":
+            raise TraceError("reduce='max' with layer='rollout': that has no layers and heads to take the most of.")
         about = self._about(token, position, layer, head, reduce, sinks)
         more: dict[str, Any] = {"unit": "share of attention, 0 to 1", "about": about}
         found = list(self.segments) if kind == "text" else places(self.segments, kind, media)

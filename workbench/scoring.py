@@ -217,12 +217,13 @@ def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats:
         raise only
     forced = trace.tokens.token_id[:given].tolist()
     drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
+    most = {"max_new_tokens": n} if trace.finish == "stopped" else {}  # what was said, not what would have been
     seconds: Mapping[bool, list[float]] = {True: [], False: []}
     for turn in range(repeats + 1):  # the first pair warms up
         for drafted in (True, False) if turn % 2 else (False, True):
             if stop is not None and stop.is_set():
                 raise TraceError("speedup was stopped before it had measured enough.")
-            again = model.again(trace, forced=forced, draft=drafts if drafted else 0)
+            again = model.again(trace, forced=forced, draft=drafts if drafted else 0, **most)
             if len(again.tokens) - given < 2:
                 raise only
             if turn:

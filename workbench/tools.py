@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.errors import PromptError
+from workbench.archive import json_bytes
+from workbench.errors import PromptError, TraceError
 from workbench.toolcalls import Call
 from workbench.trace import Trace
 from workbench.turns import sound_text
@@ -38,21 +39,26 @@ def schemas_of(tools: Any) -> list[Any]:
                 raise PromptError(
                     f'tools[{k}] is {tool!r}; expected {{"type": "function", "function": {{"name": …}}}}.'
                 )
-            try:
-                json.dumps(tool, allow_nan=False)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise PromptError(f"tools[{k}], {function['name']!r}, is no JSON ({error}).") from None
-            made.append(tool)
+            made.append(_kept(tool, f"tools[{k}], {function['name']!r}"))
         elif callable(tool):
             try:
-                made.append(get_json_schema(tool))
+                schema = get_json_schema(tool)
             except Exception as error:  # noqa: BLE001 (whatever a strange function leads Transformers' reader to)
                 raise PromptError(
                     f"tools[{k}], {tool!r}, cannot be described ({error}): it needs type hints and a docstring."
                 ) from None
+            made.append(_kept(schema, f"tools[{k}], {tool!r}"))
         else:
             raise PromptError(f"tools[{k}] is {tool!r}; expected a JSON schema or a function.")
     return made
+
+
+def _kept(schema: Mapping[str, Any], where: str) -> Any:
+    """A copy of a schema as a trace's file holds it: what cannot be saved is not declared."""
+    try:
+        return json.loads(json_bytes({"prompt": {"tools": [schema]}}, "a value"))["prompt"]["tools"][0]
+    except TraceError as error:
+        raise PromptError(f"{where}, is no JSON that a trace can hold: {error}") from None
 
 
 def texts_in(value: Any) -> Iterator[str]:

@@ -189,7 +189,22 @@ def test_the_grid_of_heads_is_of_the_word_that_was_asked_about(looking):
     assert int(np.argmax(reds)) == hot(TRACE, 3, 0)
 
 
-def test_a_lens_that_failed_is_asked_again(looking):
+def test_occlusion_without_attention_is_shown(chromium):
+    context = chromium.new_context(viewport={"width": 1000, "height": 900})
+    tab = context.new_page()
+    tab.set_default_timeout(PATIENCE)
+    every = [("image", k) for k in range(len(TRACE.images))] + [("audio", k) for k in range(len(TRACE.audio))]
+    kept = keep(TRACE, *(make_occlusion(TRACE, 2, *place) for place in every))
+    bridge = Bridge(AttentionView(kept), tab)
+    tab.locator(".wb-t[role=option]").nth(2).click()
+    tab.get_by_role("button", name="occlusion").click()
+    bridge.until(lambda: hottest(tab, "What hiding costs on scene.png") == "3")
+    assert "At most 2.00 nats" in tab.locator("figcaption").nth(1).inner_text()
+    assert tab.get_by_role("alert").count() == 0
+    context.close()
+
+
+def test_a_lens_that_failed_is_asked_again_once_it_is_taken_up_anew(looking):
     view, tab, bridge = looking
     real, asked = view.answer_lens, []
 
@@ -206,6 +221,10 @@ def test_a_lens_that_failed_is_asked_again(looking):
     tab.mouse.move(box["x"] + 8, box["y"] + 8)
     # inner_text would wait for the alert, and no message would be carried meanwhile
     bridge.until(lambda: any("Busy" in words for words in tab.get_by_role("alert").all_inner_texts()))
+    for k in range(5):  # every move would be a question that fails
+        tab.mouse.move(box["x"] + 9 + k, box["y"] + 9)
+    for _ in range(2):
+        tab.get_by_role("button", name="lens").click()
     tab.mouse.move(box["x"] + 9, box["y"] + 9)
     bridge.until(lambda: "in: ␣red · 0: <b>blue" in tab.locator("figcaption").first.inner_text())
     assert asked == [0, 0]

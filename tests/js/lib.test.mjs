@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { numbers, withBuffers } from "../../widgets/lib/arrays.js";
+import { lacking, numbers, withBuffers } from "../../widgets/lib/arrays.js";
 import { MEASURES, viridis } from "../../widgets/lib/colour.js";
 import { count, percent, safe, seconds, visible } from "../../widgets/lib/format.js";
-import { questionKey, savedModel } from "../../widgets/lib/page.js";
+import { questionKey, savedModel, withLate } from "../../widgets/lib/page.js";
 
 test("arrays: binary at any offset, base64, and what does not fit", () => {
   const bytes = new Uint8Array([9, 0, 0, 128, 63, 0, 0, 0, 64]); // a byte, then 1.0 and 2.0
@@ -58,7 +58,8 @@ test("a saved model answers what was saved, says so otherwise, and forgets who l
   model.send({ id: "a", ask: "attend", token: 3 });
   model.send({ id: "b", ask: "attend", token: 4 });
   await null;
-  assert.equal(replies[0].value, 7);
+  assert.equal(replies[0].value, 7); // at once: the first paint has it
+  await new Promise(setImmediate);
   assert.match(replies[1].error, /without that answer/);
   model.off("msg:custom", heard);
   model.send({ id: "c", ask: "attend", token: 3 });
@@ -66,8 +67,28 @@ test("a saved model answers what was saved, says so otherwise, and forgets who l
   model.on("change:selected", () => changes++);
   model.set("selected", 2);
   model.set("selected", 2);
-  await null;
+  await new Promise(setImmediate);
   assert.deepEqual([replies.length, changes, model.get("selected")], [2, 1, 2]);
+});
+
+test("a saved model waits for answers that come later; late parts of data are read once they are asked for", async () => {
+  const key = questionKey({ ask: "lens", media: 0 });
+  let arrive = null;
+  const model = savedModel({}, {}, () => new Promise((done) => { arrive = done; }));
+  const replies = [];
+  model.on("msg:custom", (message) => replies.push(message));
+  model.send({ id: "a", ask: "lens", media: 0 });
+  await new Promise(setImmediate);
+  assert.equal(replies.length, 0);
+  arrive({ [key]: "words" });
+  await new Promise(setImmediate);
+  assert.deepEqual(replies, [{ reply: "a", value: "words", error: "" }]);
+  let reads = 0;
+  const data = { tokens: { piece: ["a"] } };
+  withLate(data, ["tokens.nearly"], () => { reads += 1; return { "tokens.nearly": { names: 5 } }; });
+  assert.equal(lacking(data), false);
+  assert.equal(reads, 0);
+  assert.deepEqual(data.tokens.nearly, { names: 5 });
 });
 
 test("drafts: fates, shares and speeds that can be worked out by hand", async () => {

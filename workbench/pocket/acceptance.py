@@ -77,7 +77,7 @@ def _answers(model, teller: Teller, tree: Tree, most: int = 90) -> list[int]:
     import torch
 
     from workbench.masks import correct
-    from workbench.pocket.train import media_inputs
+    from workbench.pocket.passes import media_inputs
 
     correct(model)
     packed = pack([tree], 1, len(tree), teller.image_token)

@@ -62,7 +62,7 @@ def target_states(target, data: dict):
     import torch
 
     from workbench.pocket.packing import masks
-    from workbench.pocket.train import media_inputs
+    from workbench.pocket.passes import media_inputs
 
     window = target.config.text_config.sliding_window
     allowed = masks(data["tree"], data["branch"], data["block"], data["position"], window)

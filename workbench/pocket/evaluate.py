@@ -57,7 +57,7 @@ def score(model, teller: Teller, trees: list[Tree], scores: Scores, rows: int = 
     """Add the exact matches of every branch of ``trees``; a branch's ``task`` names its row."""
     import torch
 
-    from workbench.pocket.train import hidden_states
+    from workbench.pocket.passes import hidden_states
 
     cap = model.config.text_config.final_logit_softcapping
     window = model.config.text_config.sliding_window

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from workbench.errors import WorkbenchError
 from workbench.pocket.data import Mix
-from workbench.pocket.train import Recipe, batches, interruptible, resume, write_checkpoint
+from workbench.pocket.recipe import Recipe
+from workbench.pocket.train import batches, interruptible, resume, write_checkpoint
 
 __all__ = ["DraftRecipe", "main", "train_drafter"]
 

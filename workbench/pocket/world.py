@@ -206,7 +206,7 @@ def background(height: int, width: int, rng: np.random.Generator, dark: bool) ->
     first = shade()
     kind = rng.random()
     canvas = np.empty((height, width, 3), np.float32)
-    canvas[:] = first
+    canvas[:] = np.tile(first, (width, 1))  # whole rows: numpy is slow where the last axis is three long
     if kind > 0.75:  # a gradient towards a neighbour of the first shade
         second = np.clip(first + rng.uniform(-60, 60, 3).astype(np.float32), 0, 130 if dark else 255)
         angle = rng.uniform(0, 2 * math.pi)
@@ -215,7 +215,7 @@ def background(height: int, width: int, rng: np.random.Generator, dark: bool) ->
             + np.linspace(-0.5, 0.5, width, dtype=np.float32)[None] * math.cos(angle)
             + 0.5
         )
-        canvas += ramp[..., None] * (second - first)
+        canvas += ramp.repeat(3, 1).reshape(canvas.shape) * np.tile(second - first, (width, 1))
     if kind > 0.9:  # blotches: coarse noise stretched over the canvas
         from PIL import Image
 

@@ -1,0 +1,153 @@
+"""What shapes the pocket model: steps, learning rates, and what its batches are made of, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from workbench.pocket.data import Mix
+
+__all__ = ["POCKET", "STAGES", "Phase", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Batches and helping losses that hold up to a step.
+
+    Attributes:
+        until: the first step that is no longer of it.
+        mix, look, hear: as in ``Recipe``.
+    """
+
+    until: int
+    mix: Mix
+    look: float
+    hear: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the result. Two runs of equal recipes are the same run.
+
+    Attributes:
+        flat: share of the steps before the learning rates begin to fall.
+        floor: what is left of them at the end.
+        tail: share of the steps, the last ones, whose mean the finished weights are; 0: those of the last step.
+        look: weight of a second loss: a linear head, thrown away afterwards, reads off every image token's hidden state
+            in the middle of the network what fills that ninth of the picture (see ``aids``).
+        hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
+            one of index ``late``, towards a word's end, which word it is. A word's answer is one token among hundreds.
+        begin: folder of the weights to start from, with their tokenizer; empty for random ones.
+        retokenize: learn a new tokenizer all the same: for a world whose words are others now.
+        mix: what batches are made of.
+        early: phases before that, in order, with a mix and helping losses of their own. Eyes and ears come first, and one
+            curve of learning rates goes over all of them.
+    """
+
+    steps: int = 1000
+    seed: int = 1
+    muon: float = 0.02
+    adam: float = 1e-3
+    warmup: int = 60
+    flat: float = 0.0
+    floor: float = 0.05
+    tail: float = 0.0
+    clip: float = 1.0
+    voices: int = 360
+    look: float = 0.0
+    hear: float = 0.0
+    late: int = 3
+    begin: str = ""
+    retokenize: bool = False
+    mix: Mix = field(default_factory=Mix)
+    early: tuple[Phase, ...] = ()
+
+    def factor(self, step: int) -> float:
+        """Learning-rate factor: linear warm-up, flat, then cosine down to ``floor``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        start = max(self.warmup, self.flat * self.steps)
+        done = max(0.0, (step - start) / max(1, self.steps - start))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def phase(self, step: int) -> Phase:
+        """What holds at a step."""
+        late = Phase(self.steps, self.mix, self.look, self.hear)
+        return next((phase for phase in self.early if step < phase.until), late)
+
+
+POCKET = Recipe(
+    steps=5800, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
+    early=(
+        Phase(900, Mix(
+            rows=24, length=128, image=0.58, both=0.04, audio=0.34, text=0.04, budget=118, most=2, crowd=0.7, beeps=0.2,
+        ), look=1.0, hear=1.0),
+        Phase(1800, Mix(
+            rows=24, length=160, image=0.36, both=0.12, audio=0.48, text=0.04, budget=152, most=4, crowd=0.2, digit=0.16,
+            sheet=0.14, beeps=0.3, strange=0.15,
+        ), look=0.5, hear=1.0),
+        Phase(3800, Mix(
+            rows=20, length=200, image=0.54, both=0.16, audio=0.25, text=0.05, budget=194, most=6, crowd=0.06, digit=0.1,
+            sheet=0.16, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.25, drill=0.2,
+            strange=0.25,
+        ), look=0.3, hear=0.5),
+    ),
+    look=0.2, hear=0.5,
+    mix=Mix(
+        rows=20, length=200, image=0.54, both=0.15, audio=0.25, text=0.06, budget=194, most=6, digit=0.06, sheet=0.11,
+        odd=0.05, two=0.23, beeps=0.35, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.33, drill=0.32,
+        strange=0.4,
+    ),
+)  # fmt: skip
+
+STAGES = {
+    1: Recipe(
+        steps=1000, look=1.0,
+        mix=Mix(rows=24, length=128, image=0.62, both=0.04, audio=0.3, text=0.04, budget=118, most=2, crowd=0.7),
+    ),
+    2: Recipe(
+        steps=1200, look=0.3, hear=1.0,
+        mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
+    ),
+    3: Recipe(
+        steps=2000, muon=0.018, adam=1e-3, look=0.2, hear=0.5,
+        mix=Mix(rows=20, length=200, image=0.52, both=0.12, audio=0.3, text=0.06, budget=194, most=6, crowd=0.15),
+    ),
+    4: Recipe(
+        steps=3400, muon=0.018, adam=1e-3, look=0.3, hear=0.5,
+        mix=Mix(
+            rows=20, length=200, image=0.54, both=0.14, audio=0.26, text=0.06, budget=194, most=6, crowd=0.04,
+            digit=0.18, sheet=0.24, two=0.2, beeps=0.5,
+        ),
+    ),
+    5: Recipe(
+        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5,
+        mix=Mix(
+            rows=20, length=200, image=0.5, both=0.22, audio=0.2, text=0.08, budget=194, most=6, digit=0.09,
+            sheet=0.08, odd=0.05, two=0.18, beeps=0.5,
+        ),
+    ),
+    6: Recipe(
+        steps=2200, muon=0.016, adam=9e-4, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.42, both=0.3, audio=0.22, text=0.06, budget=194, most=6, digit=0.08,
+            sheet=0.1, odd=0.05, two=0.24, beeps=0.5, together=0.45, alike=0.4, still=0.12, many=0.5,
+        ),
+    ),
+    7: Recipe(
+        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.52, both=0.18, audio=0.24, text=0.06, budget=194, most=6, digit=0.07,
+            sheet=0.07, odd=0.05, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.6, flock=0.3,
+            drill=0.35,
+        ),
+    ),
+    8: Recipe(
+        steps=1400, muon=0.013, adam=8e-4, floor=0.02, look=0.2, hear=0.5, late=2,
+        mix=Mix(
+            rows=20, length=200, image=0.56, both=0.14, audio=0.25, text=0.05, budget=194, most=6, digit=0.05,
+            sheet=0.11, odd=0.04, two=0.24, beeps=0.3, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.35,
+            drill=0.3, strange=0.5,
+        ),
+    ),
+}  # fmt: skip
