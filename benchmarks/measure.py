@@ -12,7 +12,6 @@ import contextlib
 import datetime as dt
 import gc
 import json
-import math
 import os
 import platform
 import statistics
@@ -22,6 +21,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from workbench.flight import interval
 
 __all__ = ["Row", "arguments", "clock", "finish", "interval", "machine", "pairs", "rounds", "table"]
 
@@ -130,16 +131,6 @@ def clock(*, cpu: bool) -> Iterator[None]:
     finally:
         time.perf_counter = before
         torch.set_num_threads(threads)
-
-
-def interval(numbers: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median, by order statistics; with fewer than six numbers, the smallest and largest."""
-    ordered, n = sorted(numbers), len(numbers)
-    skip, tail = 0, 0.5**n
-    while skip < (n - 1) // 2 and tail + math.comb(n, skip + 1) * 0.5**n <= 0.025:
-        skip += 1
-        tail += math.comb(n, skip) * 0.5**n
-    return ordered[skip], ordered[n - 1 - skip]
 
 
 def machine() -> dict[str, Any]:

@@ -158,6 +158,14 @@ def test_a_trace_from_disk_and_what_was_kept_in_it(model, tmp_path):
     assert can(Recorded(again), "attend", again) == ""
 
 
+def test_a_second_pass_that_breaks_is_no_perfect_match(model, monkeypatch):
+    trace = model.ask("Hello", max_new_tokens=4, temperature=0)
+    real = type(model._engine).logits
+    monkeypatch.setattr(type(model._engine), "logits", lambda self, hidden: real(self, hidden) * float("nan"))
+    with pytest.raises(ModelError, match=r"not finite in torch\.float32"):
+        model.attend(trace)
+
+
 def test_the_model_is_left_as_it_was(model):
     trace = ask(model, "one image")
     text = model.transformer.config.get_text_config()

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import workbench  # noqa: E402
 from benchmarks import decode, drafting, load, measure, shapes  # noqa: E402
 
 TINY = replace(shapes.SHAPES["300M"], name="tiny", layers=6, hidden=64, intermediate=96, heads=2, kv_heads=1,
@@ -41,12 +42,36 @@ def test_drafting(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(shapes.SHAPES, "tiny", TINY)
     rows = run(drafting.main, tmp_path, capsys, "--shapes", "pocket", "tiny", "--tasks", "word")
     assert {row["against"] for row in rows} == {"draft=0", "assistant_model=", "top=1"}
-    assert all(row["same_tokens"] for row in rows if row["against"] != "top=1")
     drafted = [row for row in rows if "kept" in row]
     assert len(drafted) == 10
     for shape in ("pocket", "tiny"):  # the drafter knows its model; the foreseeing one is told four tokens in five
         mine = [row for row in drafted if row["shape"] == shape]
         assert sum(row["kept"] for row in mine) > 0.4 * sum(row["proposed"] for row in mine)
+
+
+def test_drafting_that_changes_a_word_is_an_error(monkeypatch):
+    real = drafting.ask
+
+    def changed(model, task, **how):
+        trace = real(model, task, **how)
+        ids = trace.tokens.token_id.copy()
+        ids[-1] += how["draft"] == 2
+        return replace(trace, tokens=replace(trace.tokens, token_id=ids))
+
+    monkeypatch.setattr(drafting, "ask", changed)
+    model = workbench.load(progress=False)
+    with pytest.raises(AssertionError, match="drafting changed the tokens"):
+        drafting.drafted_rows(model, "pocket", ["word"], {"repeats": 1, "warm_up": 0}, own=True)
+
+
+def test_what_recording_costs_is_within_what_is_timed(monkeypatch):
+    from workbench import recording
+
+    real = recording.columns
+    monkeypatch.setattr(recording, "columns", lambda *a, **k: time.sleep(0.5) or real(*a, **k))
+    model = workbench.load(progress=False)
+    trace = drafting.ask(drafting.fresh(model), drafting.TASKS["word"], draft=0)
+    assert trace.timing.decode_s < 0.5 < trace.timing.total_s - trace.timing.first_token_s
 
 
 @pytest.mark.parametrize(("name", "more"), [("pocket", []), ("tiny", ["--cpu-time"])])

@@ -11,6 +11,20 @@ from workbench.diff import compare
 from workbench.errors import Incompatible, TraceError
 
 
+def test_an_answer_that_goes_on_where_the_other_ends():
+    whole = make_trace(tokens=8, seed=1)
+    part = replace(
+        whole, tokens=replace(whole.tokens, **{
+            name: value[:5] for name, value in vars(whole.tokens).items()
+            if not isinstance(value, dict) and name != "top_pieces" and hasattr(value, "__len__")
+        }),
+    )  # fmt: skip
+    diff = compare(whole, part)
+    assert (diff.divergence, len(diff)) == (5, 5)
+    assert "one answer ends at token 5, the other goes on" in repr(diff)
+    assert compare(whole, whole).divergence is None
+
+
 def pair():
     """The same four words, but for the third."""
     return make_trace(tokens=4, seed=1), parting(make_trace(tokens=4, seed=2), 2, " star")

@@ -154,6 +154,19 @@ def test_the_summary_has_the_numbers():
     assert "1.30 s · 33 frames" in text
 
 
+def test_only_words_that_were_not_given_have_a_speed():
+    trace = make_trace(tokens=6)
+    times = np.array([1.0, 1.0, 1.0, 2.0, 2.5, 3.0])
+    timed = replace(trace, tokens=replace(trace.tokens, time_s=times))
+    assert display.tokens_a_second(timed) == pytest.approx(5 / 2)
+    branch = replace(timed, tokens=replace(timed.tokens, source=[4, 4, 4, 0, 0, 0]))
+    assert display.tokens_a_second(branch) == pytest.approx(2 / 1), "two words after the first that was not given"
+    for source in ([4] * 6, [4] * 5 + [0]):
+        scored = replace(timed, tokens=replace(timed.tokens, source=source))
+        assert display.tokens_a_second(scored) is None
+        assert "tokens/s" not in display.to_html(scored)
+
+
 def test_long_answers_stay_small_and_say_what_is_left_out():
     html = to_html(make_trace(tokens=5000, top=20))
     page = Page(html)

@@ -50,8 +50,10 @@ def test_the_page_on_traces_names_every_column_kind_and_source():
         assert f"`{name}`" in trace
     assert all(f"`{source}`" in trace for source in SOURCES)
     assert all(f"`{kind}`" in segments for kind in KINDS)
-    assert all(name in segments for name in ("rows", "cols", "boxes", "start_ms", "end_ms") if hasattr(Segment, name))
-    assert all(f"`{name}`" in drafting for name in ("draft_logprob", "target_logprob") if name in Rounds.DTYPES)
+    assert all(name in segments for name in ("rows", "cols", "boxes", "start_ms", "end_ms"))
+    assert {"rows", "cols", "boxes", "start_ms", "end_ms"} <= set(Segment.__dataclass_fields__)
+    assert all(f"`{name}`" in drafting for name in ("draft_logprob", "target_logprob"))
+    assert {"draft_logprob", "target_logprob"} <= set(Rounds.DTYPES)
 
 
 def test_functions_that_pages_call_exist():

@@ -164,8 +164,18 @@ def test_filters_are_what_a_patch_of_pixels_is_multiplied_by(model):
     vision = model.transformer.model.embed_vision
     with torch.inference_mode():
         weight = vision.patch_dense.weight * vision.patch_ln1.weight
-    flat = weight[int(looks.units[2])].numpy()
-    assert looks.pictures[2, 7, 31, 1] == flat[(7 * 48 + 31) * 3 + 1]
+        one = weight[int(looks.units[2])]
+        # what a patch gives, less what a plain one does: the norm takes its mean away, and so do the weights shown
+        patch = torch.rand(6912)
+        normal = (patch - patch.mean()) / (patch.var(correction=0) + vision.patch_ln1.eps).sqrt()
+        whole = vision.patch_dense(vision.patch_ln1(patch)) - vision.patch_dense(vision.patch_ln1.bias)
+        shown = (torch.from_numpy(looks.pictures[2]).flatten() * normal).sum()
+    assert float(shown) == pytest.approx(float(whole[int(looks.units[2])]), abs=1e-4)
+    flat = (one - one.mean()).numpy()
+    assert looks.pictures[2, 7, 31, 1] == pytest.approx(flat[(7 * 48 + 31) * 3 + 1], abs=1e-7)
+    assert np.abs(looks.pictures.reshape(5, -1).mean(1)).max() < 1e-6
+    norms = (weight - weight.mean(1, keepdim=True)).norm(dim=1)
+    assert looks.units.tolist() == norms.argsort(descending=True)[:5].tolist()
     heard = model.filters("audio", count=4)
     assert heard.waves.shape == (4, 640)
     assert heard.hertz[-1] == 8000

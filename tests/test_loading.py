@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import types
+from functools import partial
 
 import numpy as np
 import pytest
@@ -47,22 +49,68 @@ def test_equal_arguments_give_the_same_object_from_any_thread_and_after_reload(m
     assert workbench.loaded()["pocket"] is model
 
 
-def test_two_threads_asking_at_once_wait_for_each_other(model):
-    alone = [model.ask("Tell me a story.", seed=k, max_new_tokens=20).tokens.token_id.tolist() for k in range(4)]
-    together = {}
-    threads = [
-        threading.Thread(
-            target=lambda k=k: together.update(
-                {k: model.ask("Tell me a story.", seed=k, max_new_tokens=20).tokens.token_id.tolist()}
-            )
-        )
-        for k in range(4)
-    ]
+def test_what_threads_ask_of_one_model_waits_for_each_other(model, monkeypatch):
+    from workbench import inspecting
+
+    trace = model.ask("Hello", max_new_tokens=2, temperature=0)
+    inside, most, held, begin = 0, 0, threading.Lock(), threading.Barrier(3)
+
+    def watched(real):
+        def call(*given, **more):
+            nonlocal inside, most
+            with held:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.1)  # long enough for another to come in, if it may
+            try:
+                return real(*given, **more)
+            finally:
+                with held:
+                    inside -= 1
+
+        return call
+
+    monkeypatch.setattr(type(model), "_run", watched(type(model)._run))
+    monkeypatch.setattr(inspecting, "attend", watched(inspecting.attend))
+    monkeypatch.setattr(inspecting, "lens", watched(inspecting.lens))
+    alone = model.ask("Tell me a story.", seed=1, max_new_tokens=4)
+    said = []
+
+    def go(call):
+        begin.wait()
+        said.append(call())
+
+    calls = (
+        partial(model.ask, "Tell me a story.", seed=1, max_new_tokens=4),
+        partial(model.attend, trace),
+        partial(model.lens, trace),
+    )
+    threads = [threading.Thread(target=go, args=(call,)) for call in calls]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
-    assert [together[k] for k in range(4)] == alone
+    assert most == 1
+    assert len(said) == 3
+    (together,) = (trace for trace in said if isinstance(trace, workbench.Trace))
+    assert together.tokens.token_id.tolist() == alone.tokens.token_id.tolist()
+
+
+def test_unload_without_a_name_lets_all_of_them_go(monkeypatch):
+    closed = []
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def _close(self):
+            closed.append(self.name)
+
+    held = loading._registry()
+    monkeypatch.setattr(held, "models", {("a",): Fake("pocket"), ("b",): Fake("other")})
+    workbench.unload()
+    assert sorted(closed) == ["other", "pocket"]
+    assert workbench.loaded() == {}
 
 
 def test_unload_frees_the_name_and_says_so_afterwards():

@@ -60,8 +60,9 @@ def test_padding_is_never_seen_and_no_row_is_empty():
     keys = torch.ones(1, len(TYPES), dtype=torch.bool)
     keys[0, :3] = False
     made = masks.build(torch.tensor([TYPES]), 16, keys=keys)
-    for name in ("full_attention", "sliding_attention"):
+    for name, rule in zip(("full_attention", "sliding_attention"), by_hand(TYPES, 16), strict=True):
         mask = made[name][0, 0]
+        assert torch.equal(mask[3:, 3:], rule[3:, 3:]), "all else is seen as before"
         assert not mask[3:, :3].any()
         assert mask.any(dim=1).all()
 

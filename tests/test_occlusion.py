@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +139,42 @@ def test_hiding_a_word_is_a_pass_with_the_mean_word_in_its_place(model, stock, t
     for position in (words[0], words[-1]):
         expected = whole - logprobs(stock, model, trace, embeds=(position, mean)).sum()
         assert o.values[position] == pytest.approx(expected, abs=5e-4)
+
+
+def test_what_stands_in_by_hand():
+    rows = cols = 5
+    segment = Segment("image", 0, rows * cols, rows=rows, cols=cols)
+    side = 48
+
+    def blurred(picture):  # (H, W, 3) -> (H, W, 3)
+        cut = picture.reshape(rows, side, cols, side, 3).transpose(1, 2).reshape(rows * cols, -1)
+        feature = SimpleNamespace(values=cut, start=0, stop=rows * cols)
+        made = embedding.stand_in(feature, "blur", [segment], None, None)
+        assert made.shape == cut.shape
+        return made.reshape(rows, cols, side, side, 3).transpose(1, 2).reshape(rows * side, cols * side, 3)
+
+    flat = torch.full((rows * side, cols * side, 3), 0.3)
+    torch.testing.assert_close(blurred(flat), flat)
+    dot = torch.zeros_like(flat)
+    dot[120, 110, 1] = 1.0
+    spread = blurred(dot)
+    assert float(spread.sum()) == pytest.approx(1.0, abs=1e-4), "nothing is lost"
+    assert spread[..., [0, 2]].abs().max() == 0
+    there = spread[..., 1].nonzero()
+    assert there.min(0).values.tolist() == [120 - 48, 110 - 48]  # twice a box of 49
+    assert there.max(0).values.tolist() == [120 + 48, 110 + 48]
+    assert float(spread[120, 110, 1]) == pytest.approx(1 / 49**2, rel=1e-3)
+    noise = torch.rand(rows * side, cols * side, 3, generator=torch.Generator().manual_seed(0))
+    assert float(blurred(noise).var()) < 0.01 * float(noise.var())
+
+    samples = (0.1 * np.random.default_rng(0).standard_normal(640 * 4)).astype(np.float32)
+    sound = SimpleNamespace(values=torch.from_numpy(samples.reshape(4, 640)), start=0, stop=4)
+    heard = lambda wave: torch.from_numpy(np.asarray(wave, np.float32).reshape(-1, 640))  # noqa: E731
+    loud, again = (embedding.stand_in(sound, "noise", [], heard, samples) for _ in range(2))
+    assert torch.equal(loud, again)
+    assert float(loud.pow(2).mean()) == pytest.approx(float(sound.values.pow(2).mean()), rel=0.1)
+    assert abs(float((loud * sound.values).mean() / sound.values.pow(2).mean())) < 0.1, "another noise than the sound"
+    assert embedding.stand_in(sound, "silence", [], heard, samples).abs().max() == 0
 
 
 def test_tiles_first_and_the_best_of_them_patch_by_patch(model, trace):

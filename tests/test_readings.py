@@ -162,6 +162,15 @@ def test_the_pointing_game():
     assert a.points_at(0, (30, 20, 50, 40), token=0).tolist() == [[True, False], [True, False]]
     assert a.points_at(0, (41, 29, 44, 32), token=0)[0, 0], "an object smaller than a patch"
     assert not a.points_at(0, (0, 0, 12, 12), token=0).any()
+    # two words, one of them nearly all at the first patch, a sink: without it, each word counts as much, as in a map
+    two = attention(
+        lambda _l, _h, q: {5: 0.98, 5 + 8: 0.02} if q == 0 else {5 + 8: 0.4, 5 + 7: 0.6}, positions=[T - 1, T]
+    )
+    values = two.on_image(0, [0, 1], sinks=False)
+    assert values[1, 3] == pytest.approx(0.7, abs=1e-3)
+    row, col = np.unravel_index(values.argmax(), values.shape)
+    box = two.map("image", 0, token=0).boxes[row * 5 + col]
+    assert two.points_at(0, tuple(box), token=[0, 1], sinks=False).all()
     with pytest.raises(TraceError, match="left, top, right, bottom"):
         a.points_at(0, (10, 10, 5, 20))
 
@@ -315,6 +324,20 @@ def test_what_was_kept_is_asked_for_as_the_model_is():
     assert (part.heads.tolist(), part.tokens.tolist()) == ([0, 1], [2, 6])
     with pytest.raises(TraceError, match="layers=-4"):
         recorded.attend(TRACE, layers=-4)
+
+
+def test_a_caption_says_what_is_held():
+    whole = attention(lambda *_: {18: 1.0}, of_heads=2, of_layers=len(LAYERS))
+    part = attention(lambda *_: {18: 1.0}, of_heads=6, of_layers=len(LAYERS) + 4)
+    assert whole.map("image", 0, token=0).about.endswith("layers that see it, mean of all heads")
+    about = part.map("image", 0, token=0, reduce="max")
+    assert about.about.endswith(f"layers that see it (of {', '.join(str(x.index) for x in LAYERS)}), max of heads 0, 1")
+    assert "largest" in about.unit
+    again = Attention.from_reading(part.to_reading(), TRACE)
+    assert (again.of_heads, again.lacks_heads, again.lacks_layers) == (6, True, True)
+    old = part.to_reading()
+    old["meta"] = {k: v for k, v in old["meta"].items() if not k.startswith("of_")}
+    assert not Attention.from_reading(old, TRACE).lacks_heads, "a file that does not say is believed"
 
 
 def test_rollout_takes_no_head_and_no_most():

@@ -52,6 +52,62 @@ def test_the_truth_lies_within_the_bounds(seed, spread, temperature, top_k, top_
     np.testing.assert_allclose(got.low[sure], mine[sure], atol=1e-9)
 
 
+@settings(max_examples=200)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.floats(0.1, 4),
+    top_k=st.integers(0, VOCABULARY),
+    top_p=st.one_of(st.just(1.0), st.floats(0.05, 0.99)),
+)
+def test_the_truth_lies_within_the_bounds_where_many_are_alike(seed, temperature, top_k, top_p):
+    """Logits in 16 bits come in coarse steps: many tokens are exactly as probable as one another."""
+    logits = np.round(np.random.default_rng(seed).normal(0, 2, (4, VOCABULARY)) * 2) / 2
+    logprob = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    order = np.argsort(-logprob, axis=1, kind="stable")
+    ranked = np.take_along_axis(logprob, order, 1)
+    truth = np.take_along_axis(oracle(logits, temperature, top_k, top_p), order, 1)
+    got = what_if(ranked[:, :STORED], VOCABULARY, temperature=temperature, top_k=top_k, top_p=top_p)
+    # ties among tokens that nobody stored are not known of, unless the stored ones end with one
+    hidden = ranked[:, STORED - 1] == ranked[:, STORED]
+    if STORED < top_k < VOCABULARY:
+        hidden |= ranked[:, top_k - 1] == ranked[:, top_k]
+    hidden &= ranked[:, STORED - 2] != ranked[:, STORED - 1]
+    cumulative = np.cumsum(np.sort(oracle(logits, temperature, top_k, 1.0), axis=1)[:, ::-1], axis=1)
+    clear = ((np.abs(cumulative - top_p) > 1e-9).all(1) | (top_p == 1)) & ~hidden
+    assert (got.low[clear] <= truth[clear, :STORED] + 1e-9).all()
+    assert (got.high[clear] >= truth[clear, :STORED] - 1e-9).all()
+    rest = truth[:, STORED:].sum(1)
+    assert (got.rest_low[clear] <= rest[clear] + 1e-9).all()
+    assert (got.rest_high[clear] >= rest[clear] - 1e-9).all()
+    sure = got.exact & clear
+    np.testing.assert_allclose(got.low[sure], truth[sure, :STORED], atol=1e-9)
+
+
+def test_a_rest_as_probable_as_the_last_that_stays_is_not_cut_off():
+    logprob = np.log(np.array([[0.2, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]]))
+    truth = oracle(logprob, 1.0, 5, 1.0)
+    got = what_if(logprob[:, :4], 8, top_k=5)
+    assert truth[0, 4:].sum() == pytest.approx(0.4)
+    assert got.rest_low[0] <= 0.4 <= got.rest_high[0]
+    assert (got.low <= truth[:, :4] + 1e-12).all()
+    assert (got.high >= truth[:, :4] - 1e-12).all()
+    assert not got.exact.any()
+    edge = what_if(np.log([[0.5, 0.2, 0.2, 0.1]]), 4, top_p=0.6)  # either of the two may be the one that stays
+    assert not edge.exact.any()
+    assert edge.low[0, 1] == edge.low[0, 2] == 0
+    assert edge.high[0, 1] == edge.high[0, 2] > 0.28
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 0.001, 0.005, 0.01])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (64, 0.95), (3, 1.0)])
+def test_the_coldest_temperatures_are_greedy(temperature, top_k, top_p):
+    logprob = np.log(np.array([[0.03, 0.02, 0.01, 0.001], [0.4, 0.2, 0.1, 0.05]]))
+    got = what_if(logprob, 1000, temperature=temperature, top_k=top_k, top_p=top_p)
+    np.testing.assert_allclose(got.low, [[1, 0, 0, 0]] * 2, atol=1e-9)
+    np.testing.assert_allclose(got.high, [[1, 0, 0, 0]] * 2, atol=1e-9)
+    assert got.exact.all()
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 10.0])
 @pytest.mark.parametrize("rest", [1e-8, 1e-7, 1e-6, 1e-4])
 def test_a_rest_too_small_for_stored_numbers_is_allowed_for(rest, temperature):

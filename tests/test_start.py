@@ -160,11 +160,8 @@ def test_demo_installs_what_it_needs_and_opens_a_browser_unless_it_is_for_others
 def test_nothing_is_installed_when_nothing_changed(root, asked):
     start.main(["test"], root)
     asked.clear()
-    began = time.perf_counter()
     assert start.main(["test", "-k", "trace", "-x"], root) == 0
-    took = time.perf_counter() - began
     assert [command[1:] for command in asked] == [["-m", "pytest", "-k", "trace", "-x"]]
-    assert took < 1
 
 
 def test_lab_after_test_adds_nothing_and_test_after_lab_adds_what_is_missing(root, asked):

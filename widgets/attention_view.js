@@ -88,7 +88,11 @@ function build({ model, body, ask, complain: say, data, signal }) {
       : map.most > 0 ? ["At most ", h("b", {}, nats(map.most)), `, by hiding ${map.block}. ${rank === null ? "" : `Rank correlation with the attention: ${rank.toFixed(2)}.`}`]
         : ["Hiding costs nothing, wherever it is."]),
   ];
-  const readOf = (map) => (map.most > 0 ? [h("b", {}, share(map.sum)), ` in all, at most ${share(map.most)} in one place. `] : "Nothing. ");
+  const readOf = (map) => {
+    if (!(map.most > 0)) return "Nothing. ";
+    if (how.reduce === "max") return ["At most ", h("b", {}, share(map.most)), " in one place, of any layer and head. "]; // these have no sum
+    return [h("b", {}, share(map.sum)), ` in all, at most ${share(map.most)} in one place. `];
+  };
   const layersOf = (map) => (map.layers.length ? `Layer${map.layers.length > 1 ? "s" : ""} ${map.layers.join(", ")}.` : "");
   const paintHidden = () => {
     const cost = costs.get(token), rank = ranks.get(JSON.stringify(how));

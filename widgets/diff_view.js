@@ -18,7 +18,8 @@ function build({ model, body, data, signal }) {
   const [kl, agree, logprobA, logprobB] = ["kl", "agree", "logprob_a", "logprob_b"].map((name) => numbers(data[name]));
   const n = kl.length, sign = data.exact ? "KL" : "KL ≥";
   const mean = kl.reduce((a, b) => a + b, 0) / Math.max(1, n);
-  const where = data.divergence === null ? "The same answer." : `The answers part at token ${data.divergence}.`;
+  const where = data.divergence === null ? "The same answer."
+    : data.divergence === n ? `One answer ends at token ${n}, the other goes on.` : `The answers part at token ${data.divergence}.`;
   const told = `${where} ${sign} ${mean.toFixed(4)} nats a token over ${count(n, "place")}; the same first choice at ${agree.reduce((a, b) => a + b, 0)} of them.` +
     (data.same_prompt ? "" : " The prompts differ.");
   const both = h("div", { class: "wb-both" });

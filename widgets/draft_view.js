@@ -74,6 +74,7 @@ function whatIf(rounds, shares) {
   };
   const [drafts, draftsOf] = slider("Drafts a round", 0, LONGEST, 1, Math.min(LONGEST, usual), String);
   const [row, rowOf] = slider("One more token to verify costs", 0, 1, 0.05, 0.1, (v) => `${v.toFixed(2)} steps`);
+  const chosen = new Set(rounds.proposed.slice(0, -1)).size > 1; // by the drafter; the last one ends where the answer does
   const show = () => {
     const k = draftsOf();
     const cost = { row: rowOf(), draft: draftCost(rounds, rowOf()) };
@@ -89,7 +90,8 @@ function whatIf(rounds, shares) {
   return h("details", {}, h("summary", {}, "What if rounds were longer or shorter?"),
     h("div", { class: "wb-whatif" }, h("div", {}, drafts, row, result,
       h("p", { class: "wb-note" }, "An estimate from the shares above and the times of this run. What a pass over more tokens costs depends on " +
-        "the device: little on a GPU, much on a CPU.")), plot));
+        "the device: little on a GPU, much on a CPU." + (chosen ? " Here the drafter chose how long each round is and went on where it was sure, so " +
+          "that longer ones look better than they would be." : ""))), plot));
 }
 
 function build({ model, body, ask, complain, data, signal }) {

@@ -115,7 +115,7 @@ def _parted(view: View, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
     state, answers = view.saved_state(), view.saved_answers()
     first = {key: answers.pop(key) for key in view.opening_questions() if key in answers}
     late: dict[str, Any] = {}
-    for path in view.LATE:
+    for path in view.LATE if view.selected < 0 else ():  # a word that is picked is seen with all there is to it
         *names, last = path.split(".")
         owner = state["data"] = dict(state["data"])  # copies along the way: the view keeps its own whole
         for name in names:

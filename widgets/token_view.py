@@ -9,6 +9,7 @@ import traitlets
 
 from widgets.base import View
 from widgets.buffers import array
+from workbench.display import tokens_a_second
 from workbench.errors import WorkbenchError
 from workbench.trace import Token, Trace
 
@@ -146,8 +147,8 @@ def _summary(trace: Trace) -> list[list[str]]:
     m, u, s, timing, n = trace.model, trace.usage, trace.settings, trace.timing, len(trace.tokens)
     kind = " · ".join(x for x in (m.quantization, m.dtype, m.device) if x and x != "none")
     items = [[m.name, kind], [f"{n:,}", f"token{'s' * (n != 1)} in {timing.total_s:.2f} s"]]
-    if n > 1 and timing.decode_s > 0:
-        items.append([f"{(n - 1) / timing.decode_s:.1f}", "tokens/s"])
+    if (speed := tokens_a_second(trace)) is not None:
+        items.append([f"{speed:.1f}", "tokens/s"])
     items.append([f"{u.prompt:,}", "in the prompt" + (f" ({u.cached:,} from cache)" if u.cached else "")])
     if len(trace.rounds):
         items.append([f"{int(trace.rounds.accepted.sum())} of {int(trace.rounds.proposed.sum())}", "drafts kept"])

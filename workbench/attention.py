@@ -215,6 +215,11 @@ def gap(engine: Engine, hidden: torch.Tensor, trace: Trace) -> float:
         logprob = engine.logits(hidden[T - 1 + start : T - 1 + stop]).log_softmax(dim=-1)
         chosen = torch.as_tensor(trace.tokens.token_id[start:stop].astype(np.int64), device=hidden.device)[:, None]
         mine = logprob.gather(1, chosen)[:, 0].cpu().numpy()
+        if np.isnan(mine).any():
+            raise ModelError(
+                f"A second pass over this run gives logits that are not finite in {engine.transformer.dtype}: nothing "
+                "can be read off it. Load the model in another dtype."
+            )
         change = np.where(mine == trace.tokens.logprob[start:stop], 0, mine - trace.tokens.logprob[start:stop])
         worst = max(worst, float(np.abs(change).max()))
     return worst
@@ -267,7 +272,7 @@ def attend(
         weights=tuple(rows.weights[i] for i in chosen), starts=np.array([rows.starts[i] for i in chosen]),
         rollout=None if rows.rollout is None else rows.rollout[rows.rows].half().cpu().numpy(),
         bidirectional=engine.bidirectional, replay_gap=changed, identity=trace.model.identity,
-        **Attention.places_of(trace),
+        of_layers=len(every), of_heads=int(text.num_attention_heads), **Attention.places_of(trace),
     )  # fmt: skip
 
 
@@ -320,7 +325,8 @@ def attend_drafter(
     return Attention(
         positions=np.array(at), layers=tuple(every[i] for i in chosen), heads=np.array(picked), of="drafter",
         weights=tuple(rows.weights[i] for i in chosen), starts=np.array([rows.starts[i] for i in chosen]),
-        bidirectional=False, replay_gap=changed, identity=trace.model.identity, **Attention.places_of(trace),
+        bidirectional=False, replay_gap=changed, identity=trace.model.identity, of_layers=len(every),
+        of_heads=int(text.num_attention_heads), **Attention.places_of(trace),
     )  # fmt: skip
 
 

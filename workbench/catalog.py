@@ -102,7 +102,7 @@ class Entry:
     Attributes:
         name: What to call it.
         source: A folder, or an id on the hub.
-        gigabytes: Of the bf16 weights; 0 where nothing has to be fetched.
+        gigabytes: Memory for running the bf16 weights, as Google's page names it; 0 where nothing has to be fetched.
         local: Whether it lies on this disk.
         drafter: Folder or hub id of its own drafter; empty where there is none.
         eight, four: Published gigabytes of the weights in 8 bit and in Q4_0; 0 where not known.

@@ -27,7 +27,8 @@ class TraceDiff:
 
     Attributes:
         a, b: The traces.
-        divergence: First place where the answers differ; None when they are equal.
+        divergence: First place where the answers differ; None when they are equal. Where one ends and the other goes on
+            it is n: nothing can be compared there.
         kl: (n,) float64: KL(a ‖ b) in nats, of the models' own distributions; see ``exact``.
         exact: True: from all logits (``model.score(…, reference=)``); False: a lower bound from the stored tops.
         agree: (n,) bool: both have the same first choice.
@@ -50,6 +51,8 @@ class TraceDiff:
 
     def __repr__(self) -> str:
         where = "same answer" if self.divergence is None else f"answers part at token {self.divergence}"
+        if self.divergence == len(self):
+            where = f"one answer ends at token {self.divergence}, the other goes on"
         if not len(self):
             return f"TraceDiff({where})"
         kind = "KL" if self.exact else "KL ≥"

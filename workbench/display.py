@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from workbench.columns import SOURCES, Segment
 from workbench.thumbnails import VIRIDIS, thumbnail, waveform
 from workbench.trace import Trace
@@ -272,12 +274,24 @@ _FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_to
            "context": "context full"}  # fmt: skip
 
 
+def tokens_a_second(trace: Trace) -> float | None:
+    """How quickly an answer came once its first token was there; None of fewer than two that were not given.
+
+    Given ones (a branch's beginning, a scored answer) come all at once: they are not counted.
+    """
+    said = np.flatnonzero(trace.tokens.source != SOURCES.index("forced"))
+    if len(said) < 2:
+        return None
+    seconds = float(trace.tokens.time_s[-1] - trace.tokens.time_s[said[0]])
+    return (len(trace.tokens) - 1 - int(said[0])) / seconds if seconds > 0 else None
+
+
 def _summary(trace: Trace) -> str:
     m, u, s, timing, n = trace.model, trace.usage, trace.settings, trace.timing, len(trace.tokens)
     kind = " · ".join(_text(x) for x in (m.quantization, m.dtype, m.device) if x and x != "none")
     items = [f"<b>{_text(m.name)}</b> {kind}", f"<b>{n:,}</b> token{'s' * (n != 1)} in <b>{timing.total_s:.2f} s</b>"]
-    if n > 1 and timing.decode_s > 0:
-        items.append(f"<b>{(n - 1) / timing.decode_s:.1f}</b> tokens/s")
+    if (speed := tokens_a_second(trace)) is not None:
+        items.append(f"<b>{speed:.1f}</b> tokens/s")
     items.append(f"prompt <b>{u.prompt:,}</b>" + (f" ({u.cached:,} from cache)" if u.cached else ""))
     if len(trace.rounds):
         items.append(f"<b>{int(trace.rounds.accepted.sum())}</b> of {int(trace.rounds.proposed.sum())} drafts kept")

@@ -10,7 +10,9 @@ the model look at it. What was proposed after a rejected draft was never judged 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,7 @@ __all__ = [
     "acceptance_by_modality",
     "acceptance_by_position",
     "histogram",
+    "interval",
     "judged",
     "kept",
     "other_length",
@@ -35,6 +38,21 @@ __all__ = [
     "tokens_a_round",
     "verdict",
 ]
+
+
+_CONTROL = re.compile(r"<\|[^<>|]+\|?>|<[^<>|]+\|>|<(?:bos|eos|pad|unk|mask)>")
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_TOLD = 5  # pairs from which all on one side are chance in one case of 32
+
+
+def interval(numbers: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, by order statistics; with fewer than six numbers, the smallest and largest."""
+    ordered, n = sorted(numbers), len(numbers)
+    skip, tail = 0, 0.5**n
+    while skip < (n - 1) // 2 and tail + math.comb(n, skip + 1) * 0.5**n <= 0.025:
+        skip += 1
+        tail += math.comb(n, skip) * 0.5**n
+    return ordered[skip], ordered[n - 1 - skip]
 
 
 def judged(rounds: Rounds) -> np.ndarray:
@@ -66,10 +84,12 @@ def histogram(rounds: Rounds) -> np.ndarray:
 
 
 def piece_kind(piece: str) -> str:
-    """What kind of token a piece of text is: ``control, space, punctuation, digits, word start`` or ``word part``."""
+    """What kind of token a piece is: ``control, byte, space, punctuation, digits, word start`` or ``word part``."""
     bare = piece.strip()
-    if piece.startswith("<") and piece.endswith(">") and len(piece) > 2:
+    if _CONTROL.fullmatch(piece):
         return "control"
+    if _BYTE.fullmatch(piece):
+        return "byte"
     if not bare:
         return "space"
     if all(not c.isalnum() for c in bare):
@@ -111,8 +131,10 @@ class Estimate:
     Attributes:
         drafts: The length.
         tokens_a_round: Estimated mean.
-        known: Whether every position up to it was judged in this run; otherwise the last known share stands in for
-            drafts that were never made.
+        known: Whether every position up to it was judged in this run, in rounds of one length. Otherwise the last known
+            share stands in for drafts that were never made; and where the drafter chose the lengths (``draft="auto"``),
+            it went on where it was sure, so that shares at later positions are those of easy places, and the estimate
+            is too high.
     """
 
     drafts: int
@@ -136,7 +158,8 @@ def other_length(rounds: Rounds, drafts: int) -> Estimate:
     share = acceptance_by_position(rounds)
     share = share[~np.isnan(share)]
     longer = np.concatenate([share, np.full(max(0, drafts - len(share)), share[-1])])[:drafts]
-    return Estimate(int(drafts), float(1 + np.cumprod(longer).sum()), bool(drafts <= len(share)))
+    one_length = len(np.unique(rounds.proposed[:-1])) <= 1  # the last round ends where the answer does
+    return Estimate(int(drafts), float(1 + np.cumprod(longer).sum()), bool(drafts <= len(share)) and one_length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +168,13 @@ class Speedup:
 
     Attributes:
         drafts: As asked: a number or "auto".
-        drafted_s, plain_s: (repeats,) float64 seconds from the first token to the last of each run.
+        drafted_s, plain_s: (repeats,) float64 seconds from the first token to the last of each run; of one that ended
+            elsewhere, what as many tokens as the others' would have taken.
         ratio: Median of plain / drafted over the pairs; above 1 drafting paid off.
-        low, high: 95 % interval of that median (bootstrap over the pairs).
-        pass_s: Rows of a pass to its median seconds, as measured in these runs.
-        draft_s: Median seconds of one draft.
+        low, high: 95 % interval of that median (:func:`interval`).
+        pass_s: Rows of a pass to its median seconds, measured on their own behind the same prompt.
+        draft_s: Median seconds of one draft, measured so too.
+        parted: Runs that said other words than the trace: in 16 bits, rows of another number are rounded otherwise.
     """
 
     drafts: int | str
@@ -160,18 +185,18 @@ class Speedup:
     high: float
     pass_s: Mapping[int, float]
     draft_s: float
+    parted: int = 0
 
     @classmethod
     def of(
-        cls, drafts: int | str, drafted_s: Any, plain_s: Any, pass_s: Mapping[int, float], draft_s: float
-    ) -> Speedup:
+        cls, drafts: int | str, drafted_s: Any, plain_s: Any, pass_s: Mapping[int, float], draft_s: float,
+        parted: int = 0,
+    ) -> Speedup:  # fmt: skip
         """From the seconds of runs in pairs."""
         drafted, plain = np.asarray(drafted_s, float), np.asarray(plain_s, float)
         ratios = plain / drafted
-        rng = np.random.default_rng(0)
-        medians = np.median(ratios[rng.integers(len(ratios), size=(2000, len(ratios)))], axis=1)
-        low, high = np.quantile(medians, [0.025, 0.975])
-        return cls(drafts, drafted, plain, float(np.median(ratios)), float(low), float(high), dict(pass_s), draft_s)
+        low, high = interval(ratios.tolist())
+        return cls(drafts, drafted, plain, float(np.median(ratios)), low, high, dict(pass_s), draft_s, parted)
 
     def break_even(self, drafts: int) -> float:
         """Drafts a round of this many must keep on average to be as quick as single steps.
@@ -185,7 +210,11 @@ class Speedup:
         return (self.pass_s[drafts + 1] + drafts * self.draft_s) / self.pass_s[1] - 1
 
     def __str__(self) -> str:
-        return f"{self.ratio:.2f}× (95 % {self.low:.2f} to {self.high:.2f}, {len(self.plain_s)} pairs)"
+        n = len(self.plain_s)
+        pairs = f"95 % {self.low:.2f} to {self.high:.2f}, {n} pairs" if n >= _TOLD else (
+            f"{self.low:.2f} to {self.high:.2f}, {n} pair{'s' * (n != 1)}"
+        )  # fmt: skip
+        return f"{self.ratio:.2f}× ({pairs})" + (f", {self.parted} of the runs said other words" if self.parted else "")
 
 
 def table(trace: Trace) -> str:
@@ -212,13 +241,15 @@ def verdict(trace: Trace, speedup: Speedup | None = None) -> str:
         speedup: Of ``model.speedup(trace)``; without it only acceptance can be told.
 
     Returns:
-        Text for people: drafts kept and tokens a round; with ``speedup`` also the ratio and where it breaks even.
+        Text for people: drafts kept and tokens a round; with ``speedup`` also the ratio and where it breaks even. Of
+        fewer than five pairs it says no more than their ratio.
     """
     rounds = trace.rounds
     proposed, accepted = int(rounds.proposed.sum()), int(rounds.accepted.sum())
     if not proposed:
         why = "drafting was off" if trace.settings.draft == 0 else "no draft was worth making"
-        return f"Nothing was drafted: {why}."
+        said = f"Nothing was drafted: {why}"
+        return f"{said}." if speedup is None else f"{said}. With draft={speedup.drafts!r}{_told(speedup)}."
     said = f"{accepted} of {proposed} drafts kept, {tokens_a_round(rounds):.1f} tokens a round"
     if speedup is None:
         return f"{said}. Whether that was quicker is not in a trace: model.speedup(trace) measures it."
@@ -230,8 +261,15 @@ def verdict(trace: Trace, speedup: Speedup | None = None) -> str:
             f" Verifying {usual + 1} tokens costs {times:.1f} single steps here; a round of {usual} breaks even at "
             f"{speedup.break_even(usual):.1f} drafts kept."
         )
+    return f"{said}{_told(speedup)}.{costs}"
+
+
+def _told(speedup: Speedup) -> str:
+    """What the pairs say, to go on from what was drafted."""
+    if len(speedup.plain_s) < _TOLD:
+        return f"; {speedup}: too few to tell"
     if speedup.low > 1:
-        return f"{said}: {speedup.ratio:.2f}× as quick as without.{costs}"
+        return f": {speedup.ratio:.2f}× as quick as without"
     if speedup.high < 1:
-        return f"{said}, yet {speedup.ratio:.2f}×: slower than without.{costs}"
-    return f"{said}; no difference to a run without can be told ({speedup}).{costs}"
+        return f", yet {speedup.ratio:.2f}×: slower than without"
+    return f"; no difference to a run without can be told ({speedup})"

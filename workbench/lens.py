@@ -20,6 +20,7 @@ from workbench.errors import ModelError, PromptError
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.maps import all_segments, places, run_key
 from workbench.prompt import Request
+from workbench.recording import ranked
 from workbench.settings import whole
 from workbench.trace import Trace
 
@@ -113,7 +114,7 @@ def _read(engine: Engine, states: list[torch.Tensor], final: np.ndarray | None, 
         for state in states:
             logprob = engine.logits(language.norm(state[here])).log_softmax(dim=-1)
             mine = logprob.gather(1, ids[:, None])
-            best, top_ids = logprob.topk(top, dim=-1)
+            best, top_ids = ranked(logprob, top)
             found["top_ids"].append(top_ids)
             found["top_logprob"].append(best)
             found["logprob"].append(mine[:, 0])
@@ -169,8 +170,9 @@ def filters(engine: Engine, kind: str = "image", count: int = 32) -> Filters:
     model = engine.transformer.model
     with torch.inference_mode():
         if kind == "image":
-            # the norm before it scales every pixel: what a pixel counts for is both together
+            # the norm before it scales every pixel, and takes a patch's mean away: what a pixel counts for is all of it
             weight = model.embed_vision.patch_dense.weight.float() * model.embed_vision.patch_ln1.weight.float()
+            weight = weight - weight.mean(dim=1, keepdim=True)
         else:
             weight = model.embed_audio.embedding_projection.weight.float()
         norms, units = weight.norm(dim=1).sort(descending=True)

@@ -166,9 +166,10 @@ class Filters:
 
     Attributes:
         kind: ``image`` or ``audio``.
-        pictures: (n, 48, 48, 3) float32 for images, weights of each pixel; None for audio.
+        pictures: (n, 48, 48, 3) float32 for images, weights of each pixel, less their mean: the norm before them takes
+            a patch's mean away; None for audio.
         waves: (n, 640) float32 for audio, 40 ms at 16 kHz; None for images.
-        spectra: (n, 321) float32 amplitude of each wave at ``hertz``; None for images.
+        spectra: (n, 321) float32 size of each wave's Fourier coefficient at ``hertz`` (``abs(rfft)``); None for images.
         hertz: (321,) float32; None for images.
         units: (n,) int32 which outputs of the projection these are, those of the largest norm first.
         norms: (n,) float32.

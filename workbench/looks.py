@@ -45,6 +45,8 @@ from workbench.maps import (
     run_key,
     several,
     share,
+    sinks_of,
+    without,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Attention:
         rollout: (Q, T + N) float16 attention rollout up to the last layer; None when it was not asked for.
         of: ``model``, or ``drafter``: whose queries these are.
         run: What tells the run it is of from others; empty where that is not known.
+        of_layers, of_heads: How many the model has; 0 where that is not known.
     """
 
     positions: np.ndarray
@@ -88,6 +91,8 @@ class Attention:
     rollout: np.ndarray | None = None
     of: str = "model"
     run: str = ""
+    of_layers: int = 0
+    of_heads: int = 0
 
     def __post_init__(self) -> None:
         for name in ("positions", "heads", "starts"):
@@ -110,6 +115,16 @@ class Attention:
             f"Attention({len(self.layers)} layers, {len(self.heads)} heads, {len(self.positions)} queries of "
             f"{len(self.pieces)} positions, {size:.1f} MB, replay_gap {self.replay_gap:.2g})"
         )
+
+    @property
+    def lacks_heads(self) -> bool:
+        """Whether it is known that the model has heads which are not held."""
+        return len(self.heads) < self.of_heads
+
+    @property
+    def lacks_layers(self) -> bool:
+        """Whether it is known that the model has layers which are not held."""
+        return len(self.layers) < self.of_layers
 
     @property
     def tokens(self) -> np.ndarray:
@@ -184,7 +199,8 @@ class Attention:
         if reduce == "max" and layer == "rollout":
             raise TraceError("reduce='max' with layer='rollout': that has no layers and heads to take the most of.")
         about = self._about(token, position, layer, head, reduce, sinks)
-        more: dict[str, Any] = {"unit": "share of attention, 0 to 1", "about": about}
+        unit = "share of attention, 0 to 1" if reduce == "mean" else "largest share of attention in any of them, 0 to 1"
+        more: dict[str, Any] = {"unit": unit, "about": about}
         found = list(self.segments) if kind == "text" else places(self.segments, kind, media)
         keys = np.concatenate([np.arange(s.start, s.stop) for s in found])
         chosen = self._layers(layer, rows, None if kind == "text" else keys)
@@ -224,16 +240,7 @@ class Attention:
         Raises:
             TraceError: ``least`` is no number.
         """
-        least, mass = share("least", least), self._mass
-        reasons: dict[int, str] = {}
-        for s in self.segments:
-            if s.kind in SOFT and len(s):
-                reasons[s.start] = "first frame" if s.kind == "audio" else "first patch"
-            elif s.kind == "control":
-                reasons |= dict.fromkeys(range(s.start, s.stop), "delimiter")
-        reasons[0] = "first token"
-        found = [Sink(p, float(mass[p]), self.pieces[p], why) for p, why in reasons.items() if mass[p] >= least]
-        return sorted(found, key=lambda sink: -sink.mass)
+        return sinks_of(self._mass, self.segments, self.pieces, share("least", least))
 
     def shares(self, token: Picks = None, *, position: Picks = None) -> np.ndarray:
         """(L, H, segments) float32: how the attention of the queries is shared among ``segments``; each sums to 1."""
@@ -279,11 +286,9 @@ class Attention:
             raise TraceError(f"Image {image} of this trace has no boxes of its patches.")
         hit = patches_on(segment.boxes, box)
         out = np.zeros((len(self.layers), len(self.heads)), bool)
-        drop = [s.position - segment.start for s in self.sinks() if segment.start <= s.position < segment.stop]
+        drop = [] if sinks else [s.position for s in self.sinks()]
         for i in self._all:
-            on = self._whole(i)[:, rows, segment.start : segment.stop].mean(1)  # (H, patches)
-            if not sinks:
-                on[:, drop] = 0
+            on = without(self._whole(i)[:, rows], drop)[..., segment.start : segment.stop].mean(1)  # (H, patches)
             out[i] = hit[on.argmax(-1)] & (on.max(-1) > 0)
         return out
 
@@ -308,7 +313,7 @@ class Attention:
         meta = {
             "kind": "attention", "of": self.of, "identity": list(self.identity), "bidirectional": self.bidirectional,
             "replay_gap": self.replay_gap, "layers": [[one.index, one.kind, one.window] for one in self.layers],
-            "run": self.run,
+            "run": self.run, "of_layers": self.of_layers, "of_heads": self.of_heads,
         }  # fmt: skip
         arrays = {f"layer_{i}": w for i, w in zip(self._numbers, self.weights, strict=True)}
         arrays |= {"positions": self.positions, "heads": self.heads, "starts": self.starts}
@@ -329,7 +334,8 @@ class Attention:
                 positions=arrays["positions"], layers=layers, heads=arrays["heads"], starts=arrays["starts"],
                 weights=tuple(arrays[f"layer_{one.index}"] for one in layers), rollout=arrays.get("rollout"),
                 bidirectional=bool(meta["bidirectional"]), replay_gap=float(meta["replay_gap"]),
-                identity=tuple(meta["identity"]), of=str(meta["of"]), **cls.places_of(trace),
+                identity=tuple(meta["identity"]), of=str(meta["of"]), of_layers=int(meta.get("of_layers", 0)),
+                of_heads=int(meta.get("of_heads", 0)), **cls.places_of(trace),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise TraceError(f"A reading of attention in this trace is broken: {error!r}.") from error
@@ -412,23 +418,16 @@ class Attention:
     ) -> np.ndarray:  # fmt: skip
         """(keys,) weights of the rows, averaged; ``each``: at each key over the layers that admit it."""
         drop = [] if sinks else [s.position for s in self.sinks()]
-
-        def without(w: np.ndarray) -> np.ndarray:
-            if drop:
-                w[..., drop] = 0
-                w /= np.maximum(w.sum(-1, keepdims=True), 1e-12)
-            return w[..., keys]
-
         if chosen is None:
             if self.rollout is None:
                 raise TraceError("This reading holds no rollout: call attend with rollout=True.")
-            return without(self.rollout[rows].astype(np.float32)).mean(0)
+            return without(self.rollout[rows].astype(np.float32), drop)[..., keys].mean(0)
         if not len(chosen):
             return np.zeros(len(keys), np.float32)
         total: np.ndarray = np.zeros((len(rows), len(keys)), np.float32)
         admitting = np.zeros(total.shape, np.int32)
         for i in chosen:
-            part = without(self._whole(i)[np.ix_(heads, rows)])  # (heads, rows, keys)
+            part = without(self._whole(i)[np.ix_(heads, rows)], drop)[..., keys]  # (heads, rows, keys)
             if reduce == "max":
                 total = np.maximum(total, part.max(0))
             else:
@@ -443,6 +442,9 @@ class Attention:
             ks = self.tokens.tolist() if token is None else several("token", token)
             said = "".join(self.pieces[self.prompt_tokens :][k] for k in ks[:6]).strip()
             query = f"token {listed(ks)} ({said!r})"
-        heads = "mean of all heads" if head is None and reduce == "mean" else f"head {listed(head)}, {reduce}"
-        where = "rollout" if layer == "rollout" else "layers that see it" if layer is None else f"layer {listed(layer)}"
+        every = f"heads {listed(self.heads.tolist())}" if self.lacks_heads else "all heads"
+        heads = f"{reduce} of {every}" if head is None else f"head {listed(head)}, {reduce}"
+        held = f" (of {listed(self._numbers)})" if self.lacks_layers else ""
+        where = f"layers that see it{held}" if layer is None else f"layer {listed(layer)}"
+        where = "rollout" if layer == "rollout" else where
         return f"{query}, {where}, {heads}{'' if sinks else ', without sinks'}"

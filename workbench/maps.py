@@ -36,6 +36,8 @@ __all__ = [
     "run_key",
     "several",
     "share",
+    "sinks_of",
+    "without",
 ]
 
 SOFT = ("image", "audio", "video")
@@ -330,3 +332,24 @@ def patches_on(boxes: np.ndarray, box: Sequence[float]) -> np.ndarray:
     middles, middle = (boxes[:, :2] + boxes[:, 2:]) / 2, (target[:2] + target[2:]) / 2
     inside = ((middles >= target[:2]) & (middles < target[2:])).all(1)
     return inside | ((boxes[:, :2] <= middle) & (middle < boxes[:, 2:])).all(1)
+
+
+def sinks_of(mass: np.ndarray, segments: Sequence[Segment], pieces: Sequence[str], least: float) -> list[Sink]:
+    """Positions that draw at least ``least`` of the attention by what they are; see ``Attention.sinks``."""
+    reasons: dict[int, str] = {}
+    for s in segments:
+        if s.kind in SOFT and len(s):
+            reasons[s.start] = "first frame" if s.kind == "audio" else "first patch"
+        elif s.kind == "control":
+            reasons |= dict.fromkeys(range(s.start, s.stop), "delimiter")
+    reasons[0] = "first token"
+    found = [Sink(p, float(mass[p]), pieces[p], why) for p, why in reasons.items() if mass[p] >= least]
+    return sorted(found, key=lambda sink: -sink.mass)
+
+
+def without(weights: np.ndarray, drop: Sequence[int]) -> np.ndarray:
+    """Weights (…, keys) without those of some keys, each row scaled to 1 again; in place."""
+    if len(drop):
+        weights[..., drop] = 0
+        weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-12)
+    return weights

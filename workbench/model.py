@@ -279,7 +279,7 @@ class LoadedModel(Inspecting):
             return self._run(self.request(trace), settings, began=began, forced=list(forced))[0]
 
     def speedup(self, trace: Trace, repeats: int = 5, *, stop: threading.Event | None = None) -> Speedup:
-        """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, the same tokens.
+        """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, as many tokens each.
 
         Args:
             trace: A run of this model; its own draft setting is measured, "auto" if it had none. Of a branch, what

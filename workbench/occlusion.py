@@ -35,7 +35,7 @@ __all__ = ["HOW", "SIZE", "occlude"]
 HOW = {"image": ("mean", "grey", "blur"), "audio": ("silence", "noise"), "text": ("mean",)}
 """What may stand in for what is hidden; the first is the default. ``mean`` of an image is its mean colour, of words the
 mean of all the vocabulary's embeddings; ``blur`` leaves what a box of one patch leaves; ``noise`` is as loud as the
-sound."""
+sound. Without an encoder a patch's norm takes its brightness away and keeps its hue: only ``grey`` has none then."""
 
 SIZE = {"image": 3, "audio": 3, "text": 1}
 """Places a side of the block that is hidden around each, where nothing else is asked for; of a small picture, at most

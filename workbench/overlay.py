@@ -50,7 +50,10 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) 
     chosen(asked, trace)
     try:  # a saved reading may hold other words, heads or layers than these: then the model is asked
         how = {"layers": asked.layer, "heads": asked.head, "rollout": asked.rollout}
-        return Recorded(trace).attend(trace, tokens=tokens, **how)
+        kept = Recorded(trace).attend(trace, tokens=tokens, **how)
+        whole = (asked.head is not None or not kept.lacks_heads) and (asked.layer is not None or not kept.lacks_layers)
+        if whole:
+            return kept
     except TraceError:
         pass
     name = asked.model or trace.model.name

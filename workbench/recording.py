@@ -100,6 +100,23 @@ class Recorder:
         return Tokens(piece=tuple(self.piece(i) for i in self._ids), top_pieces=pieces, **columns_)
 
 
+def ranked(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``count`` largest of each row and where they are, as arg-max has it: of equal ones the first comes first.
+
+    In 16 bits equal logits are common, and ``topk`` puts them, and leaves them out, in whatever order.
+    """
+    best, ids = values.topk(count, dim=-1)
+    ids, order = ids.sort(dim=-1)
+    best, order = best.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(-1, order)
+    first = values.argmax(dim=-1)
+    left_out = first != ids[..., 0]  # so many are equal that topk took others
+    if left_out.any():
+        ids = ids.clone()
+        ids[..., 0] = first
+    return best, ids
+
+
 def columns(
     raw: torch.Tensor, processed: torch.Tensor, ids: list[int], top: int, greedy: bool
 ) -> dict[str, np.ndarray]:
@@ -118,7 +135,8 @@ def columns(
     logprob = torch.log_softmax(raw, dim=-1)
     p = logprob.exp()
     mine = raw.gather(1, chosen)
-    best, top_ids = logprob.topk(max(top, 2), dim=-1)
+    _, top_ids = ranked(raw, max(top, 2))
+    best = logprob.gather(1, top_ids)
     if greedy:
         after = torch.full_like(logprob, -torch.inf).scatter(1, processed.argmax(dim=-1, keepdim=True), 0.0)
     else:

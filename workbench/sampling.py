@@ -18,7 +18,7 @@ from workbench.errors import PromptError
 __all__ = ["COLDEST", "WhatIf", "what_if"]
 
 COLDEST = 1e-6
-"""The least temperature above 0: colder overflows float32 once logits are divided by it."""
+"""The least temperature above 0: colder is as good as greedy, and far colder overflows float32."""
 _ROUNDING = 2e-6  # what a sum of stored float32 probabilities may be off by: logits of up to 30 in steps of 2e-6
 
 
@@ -49,8 +49,11 @@ def what_if(
         top_logprob: (N, K) the K highest logprobs of each place in nats, descending: ``trace.tokens.top_logprob``.
         vocabulary: Tokens of the vocabulary.
         temperature: 0 is greedy; otherwise at least 1e-6.
-        top_k, top_p: 0 and 1.0 are off. Tokens as probable as the ``top_k``-th stay, as in Transformers;
-                with ``top_k`` = K, none that was not stored is taken to be.
+        top_k, top_p: 0 and 1.0 are off. Tokens as probable as the ``top_k``-th stay, as in Transformers; of those that
+            were not stored, none is taken to be, unless the stored ones end with two alike. Which of several alike stay
+            within ``top_p`` is not known.
+
+    Tokens that are never generated (``suppress_tokens``: placeholders of media) count as they were recorded.
 
     Returns:
         Bounds of the probability of each stored token, (N, K), and of the rest, (N,).
@@ -77,20 +80,24 @@ def what_if(
         return WhatIf(first, first, np.zeros(n), np.zeros(n), np.ones(n, bool))
     hot = np.exp((logp - logp[:, :1]) / temperature)  # relative to the first: its own is 1
     tail_low, tail_high = _tail(logp, vocabulary, temperature, rounding)
+    alike = logp[:, -1] == logp[:, max(0, stored - 2)] if stored > 1 else np.zeros(n, bool)  # the rest may go on so
     if 0 < top_k <= stored:  # the rest is cut off, unless some of it is as probable as the last that stays
         least = hot[:, top_k - 1]
-        tied = (hot[:, -1] == least) & (top_k < stored)
+        tied = (hot[:, -1] == least) & (alike | (top_k < stored))
         hot[hot < least[:, None]] = 0
         tail_low, tail_high = np.zeros(n), np.where(tied, tail_high, 0.0)
-    elif top_k:  # part of the rest stays
-        tail_high = np.minimum(tail_high, (top_k - stored) * hot[:, -1])
-        tail_low = tail_low * min(1.0, (top_k - stored) / max(1, vocabulary - stored))
+    elif top_k:  # part of the rest stays, and what is as probable as the last of that part
+        others = vocabulary - stored
+        full = 1 - np.exp(logp).sum(1) >= others * np.exp(logp[:, -1]) * (1 - 2 * rounding) - rounding
+        tied = alike | full  # full: all the rest is as probable as the last stored
+        tail_high = np.where(tied, tail_high, np.minimum(tail_high, (top_k - stored) * hot[:, -1]))
+        tail_low = tail_low * min(1.0, (top_k - stored) / max(1, others))
     total = hot.sum(1)
     low, high = hot / (total + tail_high)[:, None], hot / (total + tail_low)[:, None]
     rest_low, rest_high = tail_low / (total + tail_low), tail_high / (total + tail_high)
     near = max(2 * rounding, 1e-12)
     if top_p < 1:
-        low, high, rest_high = _nucleus(low, high, rest_high, top_p, near)
+        low, high, rest_high = _nucleus(low, high, rest_high, alike, top_p, near)
         rest_low = np.zeros(n)
     exact = np.isclose(low, high, rtol=near, atol=near).all(1) & np.isclose(rest_low, rest_high, rtol=0, atol=near)
     return WhatIf(low, high, rest_low, rest_high, exact)
@@ -119,20 +126,21 @@ def _tail(logp: np.ndarray, vocabulary: int, temperature: float, rounding: float
         return np.zeros(len(logp)), np.zeros(len(logp))
     mass = 1 - np.exp(logp).sum(1)
     power = 1 / temperature
-    scale = np.exp(-logp[:, 0] * power)  # the first token's weight is 1
     last = np.exp(logp[:, -1])
+    relative = np.exp((logp[:, -1] - logp[:, 0]) * power)  # what one as probable as the last stored weighs
     bounds = []
     for known in (mass - rounding, mass + rounding):
         rest = np.clip(known, 0, others * last)  # none of the others is more probable than the last one stored
-        flat = others * (rest / others) ** power * scale
+        with np.errstate(divide="ignore"):  # no rest weighs nothing: its logarithm is minus infinity
+            flat = others * np.exp((np.log(rest / others) - logp[:, 0]) * power)
         # as few tokens as can hold it
-        steep = np.divide(rest, last, out=np.zeros_like(rest), where=last > 0) * last**power * scale
+        steep = np.divide(rest, last, out=np.zeros_like(rest), where=last > 0) * relative
         bounds += [flat, steep]
     return np.min(bounds, axis=0), np.max(bounds, axis=0)
 
 
 def _nucleus(
-    low: np.ndarray, high: np.ndarray, rest_high: np.ndarray, top_p: float, near: float
+    low: np.ndarray, high: np.ndarray, rest_high: np.ndarray, alike: np.ndarray, top_p: float, near: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Keep the smallest set that reaches ``top_p``, surely or possibly, and renormalise."""
     before_low = np.cumsum(low, 1) - low
@@ -141,8 +149,14 @@ def _nucleus(
     surely = (before_high < top_p) & (low > 0)
     maybe = (before_low < top_p) & (high > 0)
     surely[:, 0] = maybe[:, 0] = True
+    _undecided(low, surely, maybe)
     open_ended = np.cumsum(low, 1)[:, -1] < top_p  # the nucleus may reach into the rest
-    rest_high = np.where(open_ended, rest_high, 0.0)
+    same = low == low[:, -1:]
+    swapped = alike & (rest_high > 0) & maybe[:, -1]  # some of the rest may stay in the place of the last stored
+    surely &= ~(same & swapped[:, None])
+    place = np.where(swapped, np.minimum(rest_high, (same * high).sum(1)), 0.0)
+    rest_high = np.where(open_ended, rest_high, place)
+    open_ended |= swapped
     least = np.where(surely, low, 0).sum(1)
     most = np.where(maybe, high, 0).sum(1) + rest_high
     share_low = np.where(surely, low, 0) / np.maximum(most, 1e-300)[:, None]
@@ -152,3 +166,14 @@ def _nucleus(
         inside = np.where(surely[row], high[row], 0)
         share_low[row] = share_high[row] = inside / inside.sum()
     return share_low, share_high, np.minimum(1.0, rest_high / np.maximum(least + rest_high, 1e-300))
+
+
+def _undecided(low: np.ndarray, surely: np.ndarray, maybe: np.ndarray) -> None:
+    """Of tokens that are as probable as one another, and not all inside: any may be the ones that stay. In place."""
+    alike = (low[:, 1:] == low[:, :-1]) & (low[:, 1:] > 0)
+    edge = alike & ((surely[:, 1:] != surely[:, :-1]) | (maybe[:, 1:] != maybe[:, :-1]))
+    for row in np.flatnonzero(edge.any(1)):
+        for k in np.flatnonzero(edge[row]):
+            same = low[row] == low[row, k]
+            surely[row, same] = surely[row, same].all()
+            maybe[row, same] = maybe[row, same].any()

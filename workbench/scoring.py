@@ -219,6 +219,7 @@ def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats:
     drafts = trace.settings.draft if trace.settings.draft != 0 else "auto"
     most = {"max_new_tokens": n} if trace.finish == "stopped" else {}  # what was said, not what would have been
     seconds: Mapping[bool, list[float]] = {True: [], False: []}
+    parted = 0
     for turn in range(repeats + 1):  # the first pair warms up
         for drafted in (True, False) if turn % 2 else (False, True):
             if stop is not None and stop.is_set():
@@ -227,10 +228,12 @@ def measure(model: Any, engine: Engine, drafter: Drafter, trace: Trace, repeats:
             if len(again.tokens) - given < 2:
                 raise only
             if turn:
-                seconds[drafted].append(float(again.tokens.time_s[-1] - again.tokens.time_s[given]))
+                took = float(again.tokens.time_s[-1] - again.tokens.time_s[given])
+                seconds[drafted].append(took * (n - given - 1) / (len(again.tokens) - given - 1))
+                parted += again.tokens.token_id.tolist() != trace.tokens.token_id.tolist()
     usual = int(np.bincount(trace.rounds.proposed).argmax()) if len(trace.rounds) else 4
     passes, draft_s = _passes(model, engine, drafter, trace, sorted({1, 2, 3, 5, usual + 1}), repeats)
-    return Speedup.of(drafts, seconds[True], seconds[False], passes, draft_s)
+    return Speedup.of(drafts, seconds[True], seconds[False], passes, draft_s, parted)
 
 
 def _passes(

@@ -67,4 +67,4 @@ def allowed(answer: Any) -> str:
         if bool(got) != right:
             why = "it may" if right else "it may not"
             raise Wrong(f"{shown} is {got}, but {why}: think of {'a sliding' if sliding else 'a full'} layer.")
-    return "This is all there is to a mask. In Gemma 4 five sliding layers come for each full one."
+    return "This is all there is to a mask. In 12B five sliding layers come for each full one, in pocket two."

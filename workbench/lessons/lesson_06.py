@@ -42,7 +42,7 @@ def worst(answer: Any) -> str:
         raise Wrong(
             f"There is no patch ({row}, {col}): the grid has {values.shape[0]} rows and {values.shape[1]} columns."
         )
-    if values[row, col] < values.max() - 0.01 * abs(values.max()):
+    if values[row, col] < values.max() - 0.001 * abs(values.max()):
         raise Wrong(
             f"Without the block around ({row}, {col}) the answer loses {values[row, col]:.2g} nats. Another costs more."
         )

@@ -100,7 +100,8 @@ def write(
         parameters = sum(_count(stored.get_slice(k).get_shape()) for k in stored.keys()) / 1e6  # noqa: SIM118
     parts = [_INTRO.format(parameters=parameters, table=table(scores))]
     for row in scores.heard:
-        parts.append(f"\nMisheard, {row.removeprefix('word, ')}: {confusions(scores, row)}.\n")
+        where = row.removeprefix("word, ")
+        parts.append(f"\nMisheard, by the first piece of the answer, {where}: {confusions(scores, row)}.\n")
     if shown:
         parts.append(
             "\n## Ten of the exam\n\n![Six scenes, digits and pairs, and four sounds, numbered](samples.jpg)\n\n"
