@@ -292,6 +292,9 @@ def summary(lengths: Sequence[Sequence[Row]], heads: int) -> str:
                    f"{heads * each / 1e9:,.1f} GB at T = {T:,}.")  # fmt: skip
     out.append(f"\nOurs: {last['bytes_sent']['ours'] / last['positions']:.2f} bytes a cell shown.")
     for fact in facts:
+        if "memory_share" in fact:
+            share, budget = fact["memory_share"], f"; budget {MEMORY:g}" if fact["positions"] == BUDGET_AT else ""
+            out.append(f"T = {fact['positions']:,}: memory above a plain pass is {share:.2f} of eager's{budget}.")
         out += [f"T = {fact['positions']:,}: {name} {why}." for name, why in fact["not_run"].items()]
     if any(peers.missing(name) for name in peers.PEERS):
         out.append(f"To install them: {peers.INSTALL}")

@@ -161,7 +161,7 @@ def _seconds(s: float) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [("what", "ours", "peer", "ratio [95 %]", "budget", "met", "n")]
+    lines = [("what", "ours", "peer", "ratio [95 %; below 6 the range]", "budget", "met", "n")]
     for row in rows:
         median, low, high = row.measured
         ours = _seconds(statistics.median(row.ours))

@@ -37,6 +37,11 @@ def test_it_runs_and_says_what_it_measured(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "T | plain | ours | eager" in printed
     assert "grows as | T^" in printed
+    made = attention.summary([[attention.Row("x", [1.0], "a plain SDPA pass", [1.0], None, {
+        "positions": attention.BUDGET_AT, "memory_share": 0.0825, "bytes_above_plain": {}, "bytes_sent": {"ours": 1},
+        "not_run": {},
+    })]], 12)  # fmt: skip
+    assert f"above a plain pass is 0.08 of eager's; budget {attention.MEMORY:g}." in made
     assert "T = 150: BertViz not installed (BertViz)." in printed
     assert "pip install --no-deps --target" in printed
 
