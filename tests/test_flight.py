@@ -96,6 +96,8 @@ def test_speedup_and_verdict():
     assert "× as quick as without" in flight.verdict(trace, fast)
     even = flight.Speedup.of(3, [1.0, 2.0] * 3, [2.0, 1.0] * 3, {1: 0.1}, 0.01)
     assert "no difference" in flight.verdict(trace, even)
+    assert str(fast) == "1.76× (95 % 1.73 to 1.80, 6 pairs)"
+    assert str(slow) == "0.90× (0.86 to 0.90, 5 pairs)", "five are a range, 94 % of it"
     few = flight.Speedup.of(3, [1.0, 1.1], [1.8, 1.9], {1: 0.1}, 0.01, parted=1)
     assert str(few) == "1.76× (1.73 to 1.80, 2 pairs), 1 of the runs said other words"
     assert flight.verdict(trace, few).endswith("1 of the runs said other words: too few to tell.")

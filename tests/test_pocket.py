@@ -417,6 +417,17 @@ def test_phases_follow_one_another_under_one_curve_of_rates():
     assert ends[-1] < POCKET.steps
 
 
+def test_the_whole_recipe_takes_no_steps_of_another_length(monkeypatch, capsys):
+    from workbench.pocket import train as training
+
+    monkeypatch.setattr(training, "train", lambda *_given, **_more: pytest.fail("work began"))
+    monkeypatch.setattr("sys.argv", ["train", "--steps", "1000", "--begin", "somewhere"])
+    with pytest.raises(SystemExit) as stopped:
+        training.main()
+    assert stopped.value.code == 2
+    assert "--steps, --begin: for a --stage only" in capsys.readouterr().err
+
+
 def test_finished_weights_are_the_mean_of_the_last_steps(tmp_path, no_speech, one_thread):
     from workbench.pocket.data import Mix
     from workbench.pocket.recipe import Phase

@@ -43,6 +43,7 @@ __all__ = [
 _CONTROL = re.compile(r"<\|[^<>|]+\|?>|<[^<>|]+\|>|<(?:bos|eos|pad|unk|mask)>")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _TOLD = 5  # pairs from which all on one side are chance in one case of 32
+_INTERVAL = 6  # numbers from which their range, and what lies within, holds the median in 95 of 100 cases
 
 
 def interval(numbers: Sequence[float]) -> tuple[float, float]:
@@ -171,7 +172,7 @@ class Speedup:
         drafted_s, plain_s: (repeats,) float64 seconds from the first token to the last of each run; of one that ended
             elsewhere, what as many tokens as the others' would have taken.
         ratio: Median of plain / drafted over the pairs; above 1 drafting paid off.
-        low, high: 95 % interval of that median (:func:`interval`).
+        low, high: 95 % interval of that median (:func:`interval`); below six pairs the least and largest ratio.
         pass_s: Rows of a pass to its median seconds, measured on their own behind the same prompt.
         draft_s: Median seconds of one draft, measured so too.
         parted: Runs that said other words than the trace: in 16 bits, rows of another number are rounded otherwise.
@@ -211,10 +212,9 @@ class Speedup:
 
     def __str__(self) -> str:
         n = len(self.plain_s)
-        pairs = f"95 % {self.low:.2f} to {self.high:.2f}, {n} pairs" if n >= _TOLD else (
-            f"{self.low:.2f} to {self.high:.2f}, {n} pair{'s' * (n != 1)}"
-        )  # fmt: skip
-        return f"{self.ratio:.2f}× ({pairs})" + (f", {self.parted} of the runs said other words" if self.parted else "")
+        kind = "95 % " if n >= _INTERVAL else ""
+        parted = f", {self.parted} of the runs said other words" if self.parted else ""
+        return f"{self.ratio:.2f}× ({kind}{self.low:.2f} to {self.high:.2f}, {n} pair{'s' * (n != 1)}){parted}"
 
 
 def table(trace: Trace) -> str:

@@ -442,7 +442,7 @@ class Attention:
             ks = self.tokens.tolist() if token is None else several("token", token)
             said = "".join(self.pieces[self.prompt_tokens :][k] for k in ks[:6]).strip()
             query = f"token {listed(ks)} ({said!r})"
-        every = f"heads {listed(self.heads.tolist())}" if self.lacks_heads else "all heads"
+        every = f"head{'s' * (len(self.heads) != 1)} {listed(self.heads.tolist())}" if self.lacks_heads else "all heads"
         heads = f"{reduce} of {every}" if head is None else f"head {listed(head)}, {reduce}"
         held = f" (of {listed(self._numbers)})" if self.lacks_layers else ""
         where = f"layers that see it{held}" if layer is None else f"layer {listed(layer)}"

@@ -1,7 +1,7 @@
 """The model over a packed batch: its media, its hidden states, and the loss of its answers.
 
 One token in eight of a batch is part of an answer. The last layer's keys and values are needed everywhere, the rest of
-it only there: ``answer_states`` computes no more, and a step of training takes an eighth less.
+it only there: ``answer_states`` computes no more, and a step of training takes a tenth less.
 """
 
 from __future__ import annotations

@@ -287,6 +287,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     interruptible()
+    given = [f"--{name}" for name in ("steps", "muon", "adam", "begin", "retokenize") if getattr(args, name)]
+    if given and not args.stage:  # phases end at steps of their own
+        parser.error(f"{', '.join(given)}: for a --stage only; the whole recipe is as recipe.py has it")
     stage = STAGES[args.stage] if args.stage else POCKET
     recipe = replace(
         stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon or stage.muon,
