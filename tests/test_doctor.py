@@ -14,13 +14,13 @@ from workbench import doctor
 from workbench.catalog import CATALOG
 from workbench.doctor import Facts, Gpu
 from workbench.errors import ModelError
-from workbench.machine import Device, Machine
+from workbench.machine import Device, Machine, compiles
 from workbench.planning import plan
 from workbench.pocket.examples import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-ALL = dict.fromkeys((*doctor.CORE, *(n for names in doctor.EXTRAS.values() for n in names)), "9.9")
+ALL = dict.fromkeys((*doctor.CORE, doctor.COMPILER, *(n for names in doctor.EXTRAS.values() for n in names)), "9.9")
 LAPTOP = Facts(
     python=(3, 11, 7), executable="/home/a/.venv/bin/python", system="Linux", release="6.1", machine="x86_64",
     cpu="A processor", cores=8, memory_free=12_000_000_000, memory_total=16_000_000_000, disk_free=100_000_000_000,
@@ -45,6 +45,17 @@ def test_a_laptop_is_fine():
     assert about(LAPTOP, "Device").text == "cpu"
     assert about(LAPTOP, "NVIDIA") is None
     assert "12.0 GB of 16.0 GB memory free" in about(LAPTOP, "Machine").text
+
+
+def test_products_of_packed_weights_that_could_be_quicker():
+    found = about(replace(LAPTOP, compiles=True), "4-bit products")
+    assert (found.level, found.mend) == ("ok", ())
+    found = about(replace(LAPTOP, versions=without("llvmlite")), "4-bit products")
+    assert found.level == "note"
+    assert found.mend == ("/home/a/.venv/bin/python -m pip install llvmlite",)
+    assert "no AVX2" in about(LAPTOP, "4-bit products").text
+    assert about(replace(LAPTOP, machine="arm64"), "4-bit products") is None
+    assert about(replace(LAPTOP, versions=without("torch")), "4-bit products") is None
 
 
 # --- an NVIDIA driver beside a torch that cannot use it ---------------------------------------------------------------
@@ -146,7 +157,8 @@ def test_the_lists_of_packages_and_pins_are_those_of_the_project():
 
     assert set(doctor.CORE) == named(PROJECT["dependencies"])
     for extra, names in doctor.EXTRAS.items():
-        assert set(names) == named(PROJECT["optional-dependencies"][extra])
+        besides = {doctor.COMPILER} if extra == "model" else set()
+        assert set(names) | besides == named(PROJECT["optional-dependencies"][extra])
     lock = (ROOT / "requirements.lock").read_text("utf-8")
     assert f"\ntorch=={doctor.TORCH}\n" in lock
     assert f"\ntorchvision=={doctor.TORCHVISION}\n" in lock
@@ -187,7 +199,7 @@ def test_which_models_would_fit():
 def test_the_doctor_and_the_plan_say_the_same_of_this_machine():
     """Of one machine, one looked at the 16-bit weights alone and sent people away."""
     facts = doctor.probe()
-    here = Machine((Device("cpu", facts.memory_free),), facts.disk_free, facts.fetched.__contains__)
+    here = Machine((Device("cpu", facts.memory_free),), facts.disk_free, facts.fetched.__contains__, compiles())
     for name in CATALOG:
         found = about(replace(facts, gpus=()), f"Model {name}")
         assert (found.level == "ok") == plan(name, measure=False, here=here).fits, name

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,23 @@ def test_12b_on_a_laptop_of_16_gb_takes_the_official_packed_weights():
     assert longer.bytes - made.bytes == (32_768 - 8192) * 16_384
     without = plan("gemma-4-12b", here=here(12 * GB), measure=False, drafter=False)
     assert made.bytes - without.bytes == made.taken.drafter > 0
+
+
+def test_weights_that_are_multiplied_as_they_are_stored_take_no_zero_points():
+    plain = here(12 * GB)
+    compiled = Machine(plain.devices, plain.disk_free, plain.cached, compiles=True)
+    made = plan("gemma-4-12b", here=compiled, measure=False)
+    assert made.taken.weights == pytest.approx(10.90e9 * 0.5625 + 1.0066e9 + 0.106e9, rel=0.002)
+    for scheme in ("int8", "none"):
+        found = [plan("gemma-4-12b", quantization=scheme, here=x, measure=False).bytes for x in (plain, compiled)]
+        assert found[0] == found[1]
+    card = here(12 * GB, Device("cuda:0", 12 * GB))
+    both = [
+        plan("gemma-4-12b", device="cuda", here=x, measure=False).bytes for x in (card, replace(card, compiles=True))
+    ]
+    assert both[0] == both[1]
+    pocket = [plan("pocket", quantization="int4", here=x, measure=False).taken.weights for x in (plain, compiled)]
+    assert pocket[0] == pocket[1]  # it is float32
 
 
 def test_a_large_gpu_takes_16_bit_a_small_one_4_and_too_small_a_one_leaves_it_to_the_cpu():

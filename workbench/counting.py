@@ -25,6 +25,7 @@ LINEAR = {
     "torchao-int8": 1.0,
     "metal": 0.625,
 }
+_ZEROS = 0.0625  # of that what the zero points of int4 take, which most kernels want and stored weights do not have
 _ENDS = {
     "none": 2.0,
     "int8": 1.0,
@@ -37,14 +38,21 @@ _ENDS = {
 }
 
 
-def counted(entry: Entry, scheme: str, tokens: int) -> tuple[int, int, int]:
-    """Bytes of the weights as held, bytes of keys and values, and bytes of intermediate numbers a token."""
+def counted(entry: Entry, scheme: str, tokens: int, *, as_stored: bool = False) -> tuple[int, int, int]:
+    """Bytes of the weights as held, bytes of keys and values, and bytes of intermediate numbers a token.
+
+    Args:
+        entry: The model.
+        scheme: What it is held as.
+        tokens: Prompt and answer together.
+        as_stored: 4-bit weights are multiplied as they are stored, where they are bfloat16.
+    """
     if entry.local:
-        return _folder(Path(entry.source), scheme, tokens, wide=entry.name == "pocket")
+        return _folder(Path(entry.source), scheme, tokens, wide=entry.name == "pocket", as_stored=as_stored)
     shape = entry.shape
     if shape is None:
         return 0, 0, 0  # a hub id we know nothing of: its configuration says more once it is here
-    weights = shape.linear * LINEAR[scheme] + shape.embeddings * _ENDS[scheme]
+    weights = shape.linear * _a_weight(scheme, as_stored=as_stored) + shape.embeddings * _ENDS[scheme]
     weights += (shape.in_experts + shape.elsewhere) * 2
     return int(weights), shape.cache(tokens), 200_000
 
@@ -90,11 +98,17 @@ def stored_schemes(folder: Path) -> tuple[str, ...]:
     return ("int4", "int4+16") if declared.get("quant_method") == "compressed-tensors" else ()
 
 
-def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int, int, int]:
+def _a_weight(scheme: str, *, as_stored: bool) -> float:
+    return LINEAR.get(scheme, 2.0) - (_ZEROS if as_stored and scheme.startswith("int4") else 0)
+
+
+def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool, as_stored: bool) -> tuple[int, int, int]:
     linear = ends = other = packed = 0
     item = 0
     config = headers.gemma(folder)
     wide = wide or "float32" in (config.get("dtype"), config.get("torch_dtype"))  # whatever the files hold it as
+    as_stored = as_stored and not wide
+    zeros = 1 if as_stored else 2
     for key, kind, shape in headers.tensors(folder):
         count = 1
         for length in shape:
@@ -102,7 +116,7 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
         size = headers.SIZES.get(kind, 2)
         text = not any(word in key for word in ("vision", "audio"))
         if key.endswith(("weight_packed", "weight_scale")) and kind != "I64":
-            packed += count * size * (2 if key.endswith("weight_scale") and len(shape) == 2 else 1)
+            packed += count * size * (zeros if key.endswith("weight_scale") and len(shape) == 2 else 1)
         elif text and "embed_tokens" in key:
             ends, item = ends + count, max(item, size)
         elif text and _packable(key) and len(shape) == 2 and shape[1] % 32 == 0:
@@ -111,7 +125,7 @@ def _folder(folder: Path, scheme: str, tokens: int, *, wide: bool) -> tuple[int,
             other += count * (4 if wide else size)
     item = 4 if wide else item or 2
     weights = packed + other
-    weights += linear * item if scheme == "none" or packed else int(linear * LINEAR.get(scheme, 2.0))
+    weights += linear * item if scheme == "none" or packed else int(linear * _a_weight(scheme, as_stored=as_stored))
     weights += int(ends * (_ENDS[scheme] if scheme in ("int4", "int8") else item))
     text_config = config.get("text_config", config)
     return weights, _cache(text_config, tokens, 4 if wide else 2), int(text_config.get("intermediate_size", 0)) * 8

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import CATALOG
-from workbench.machine import Device, Machine, cached, disk_free, memory
+from workbench.machine import Device, Machine, cached, compiles, disk_free, memory
 from workbench.planning import plan
 from workbench.versions import WORKS, checkout, refused
 from workbench.versions import numbers as of_release
@@ -35,6 +35,7 @@ EXTRAS = {
     "lab": ("ipykernel", "jupyterlab"),
     "demo": ("gradio", "segno"),
 }
+COMPILER = "llvmlite"  # of extra [model] too, on x86 alone
 TORCH, TORCHVISION, CUDA = "2.14.1", "0.29.1", "13.0"  # of requirements.lock; CUDA is what that torch is built for
 
 
@@ -55,13 +56,14 @@ class Facts:
     Attributes:
         system: ``Linux``, ``Darwin`` or ``Windows``; ``release`` is the kernel's or Windows' own number.
         memory_free, memory_total, disk_free: Bytes; None where the system does not say. The disk is the models' cache.
-        versions: Release of every package of :data:`CORE` and :data:`EXTRAS`; None is not installed.
+        versions: Release of every package of :data:`CORE`, :data:`EXTRAS` and :data:`COMPILER`; None is not installed.
         torch_error: Why ``import torch`` failed, in its own words.
         torch_build: CUDA or ROCm release that torch was built for; None is a build for the CPU (or Apple's GPU).
         gpus: What torch can use now.
         driver: NVIDIA's driver: its release, "" when it is there but does not say; None when there is none.
         driver_cuda: The newest CUDA release the driver serves.
         fetched: Hub ids of the catalog whose weights lie on this disk.
+        compiles: As of ``Machine``.
         checkout: The project's folder, where this is run from it.
     """
 
@@ -82,6 +84,7 @@ class Facts:
     driver: str | None = None
     driver_cuda: str | None = None
     fetched: tuple[str, ...] = ()
+    compiles: bool = False
     checkout: str | None = None
 
 
@@ -107,7 +110,15 @@ class Finding:
 
 def findings(facts: Facts) -> list[Finding]:
     """Judge the facts; pure."""
-    return [_python(facts), _machine(facts), _disk(facts), *_packages(facts), *_torch(facts), *_models(facts)]
+    return [
+        _python(facts),
+        _machine(facts),
+        _disk(facts),
+        *_packages(facts),
+        *_torch(facts),
+        *_products(facts),
+        *_models(facts),
+    ]
 
 
 def _python(facts: Facts) -> Finding:
@@ -197,12 +208,25 @@ def _torch(facts: Facts) -> list[Finding]:
     return out
 
 
+def _products(facts: Facts) -> list[Finding]:
+    """Whether words of packed models come three times as quick on a processor that could."""
+    if facts.machine not in ("x86_64", "AMD64") or facts.versions.get("torch") is None:
+        return []
+    about, packed = "4-bit products", "PyTorch multiplies packed weights on the CPU, a third as quick"
+    if facts.compiles:
+        return [Finding(about, "ok", "compiled for this CPU")]
+    if facts.versions.get(COMPILER) is None:
+        text = f"{COMPILER} is not installed: {packed}"
+        return [Finding(about, "note", text, (f"{_pip(facts)} install {COMPILER}",))]
+    return [Finding(about, "ok", f"this CPU has no AVX2: {packed}")]
+
+
 def _models(facts: Facts) -> list[Finding]:
     """What `workbench plan` says of each model of the catalog."""
     if facts.versions.get("torch") is None or facts.torch_error:
         return []
     devices = [Device(gpu.kind, gpu.free) for gpu in facts.gpus] + [Device("cpu", facts.memory_free)]
-    here = Machine(tuple(devices), facts.disk_free, facts.fetched.__contains__)
+    here = Machine(tuple(devices), facts.disk_free, facts.fetched.__contains__, facts.compiles)
     out = []
     for entry in CATALOG.values():
         about = f"Model {entry.name}"
@@ -259,7 +283,7 @@ def probe() -> Facts:
     free, total = memory()
     driver, driver_cuda = _nvidia()
     versions: dict[str, str | None] = {}
-    for name in (*CORE, *(name for names in EXTRAS.values() for name in names)):
+    for name in (*CORE, COMPILER, *(name for names in EXTRAS.values() for name in names)):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -269,7 +293,7 @@ def probe() -> Facts:
         python=sys.version_info[:3], executable=sys.executable, system=platform.system(), release=platform.release(),
         machine=platform.machine(), cpu=_cpu(), cores=_cores(), memory_free=free, memory_total=total,
         disk_free=disk_free(), versions=versions, torch_error=error, torch_build=build, gpus=gpus, driver=driver,
-        driver_cuda=driver_cuda, fetched=tuple(filter(cached, _sources())),
+        driver_cuda=driver_cuda, fetched=tuple(filter(cached, _sources())), compiles=compiles(),
         checkout=str(root) if (root := checkout()) else None,
     )  # fmt: skip
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from typing import Any
 
 from workbench import headers
 
-__all__ = ["Device", "Machine", "Pace", "cached", "disk_free", "machine", "memory", "pace"]
+__all__ = ["Device", "Machine", "Pace", "cached", "compiles", "disk_free", "machine", "memory", "pace"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class Machine:
         devices: The quickest first; ``cpu`` is the last.
         disk_free: Bytes where fetched models go; None where the system does not say.
         cached: Whether a hub id lies on this disk.
+        compiles: Whether its CPU multiplies 4-bit weights as they are stored.
     """
 
     devices: tuple[Device, ...]
     disk_free: int | None
     cached: Callable[[str], bool]
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,21 @@ class Pace:
 
 def machine() -> Machine:
     """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
-    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached)
+    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached, compiles())
+
+
+@functools.cache
+def compiles() -> bool:
+    """Whether products with packed weights are compiled for the CPU (:mod:`workbench.compiled`).
+
+    That takes llvmlite and a processor that they were measured on: x86 with AVX2.
+    """
+    if platform.machine() not in ("x86_64", "AMD64") or importlib.util.find_spec("llvmlite") is None:
+        return False
+    import llvmlite.binding as llvm
+
+    features: dict[str, bool] = llvm.get_host_cpu_features()
+    return all(features.get(name, False) for name in ("avx2", "fma"))
 
 
 def memory() -> tuple[int | None, int | None]:

@@ -1,8 +1,10 @@
-"""Layers whose weights stay packed: 4 bits in groups of 32, or 8 bits a row, multiplied by PyTorch's own kernels.
+"""Layers whose weights stay packed: 4 bits in groups of 32, or 8 bits a row.
 
 How a packed weight lies in memory differs by device and, on the CPU, by the instructions it has. So it is stored in
 one form (see :mod:`workbench.grid`) and packed for the device when it is loaded:
 
+    compiled a product of our own for x86 with AVX2, bfloat16 and package llvmlite: :mod:`workbench.compiled`. The
+             stored form, 0.5625 byte a weight
     cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit; many rows, and on x86 other types than
              bfloat16: :mod:`workbench.tiles`
     tiled    ``_weight_int4pack_mm``: CUDA from compute capability 8.0, and Apple's MPS; bfloat16 only
@@ -18,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench import grid, tiles
+from workbench import compiled, grid, tiles
 from workbench.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["Int4Linear", "Int8Embedding", "Int8Head", "Int8Linear", "count", "held_bytes", "layers"]
+
+
+_AS_STORED = ("plain", "compiled")
 
 
 class _Unpacked:
@@ -92,6 +97,12 @@ class _Packed(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.dtype}"
 
 
+def _held(tensor: torch.Tensor, device: str, *, own: bool) -> torch.Tensor:
+    """Row after row, in memory that is no file's. A copy of the embedding is 1 GB at the moment of most memory."""
+    there = tensor.to(device)
+    return there.contiguous() if own else there.clone(memory_format=torch.contiguous_format)
+
+
 class Int4Linear(_Packed):
     """A linear layer of 4-bit weights, (…, K) to (…, N)."""
 
@@ -102,18 +113,19 @@ class Int4Linear(_Packed):
         self.bias = bias
         self.kernel = "plain"
 
-    def take(self, packed: torch.Tensor, scale: torch.Tensor, device: str) -> None:
+    def take(self, packed: torch.Tensor, scale: torch.Tensor, device: str, *, own: bool = False) -> None:
         """Pack for a device.
 
         Args:
             packed: (N, K/2) bytes, as :func:`workbench.grid.pack` makes them.
             scale: (N, K/32).
             device: Where the layer will run.
+            own: They were made for this layer; others are copied, as they may be a file's memory.
         """
         scale = scale.to(device=device, dtype=self.dtype)
-        self.kernel = kernel_for(torch.device(device), self.dtype, self.out_features)
-        if self.kernel == "plain":
-            self._ready = {"packed": packed.to(device).clone(), "scale": scale.clone()}
+        self.kernel = kernel_for(torch.device(device), self.dtype, self.out_features, self.in_features)
+        if self.kernel in _AS_STORED:
+            self._ready = {"packed": _held(packed, device, own=own), "scale": _held(scale, device, own=own)}
             return
         # a group's value is (code - 8) * scale + zero in the kernels; zero is 0 here
         both = torch.stack((scale, torch.zeros_like(scale)), dim=-1).transpose(0, 1).contiguous()
@@ -140,6 +152,8 @@ class Int4Linear(_Packed):
             )
 
     def _product(self, x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if self.kernel == "compiled":
+            return compiled.product(x, packed, scale)
         if self.kernel == "cpu":
             size = tiles.block()
             if size and tiles.better(len(x), x.dtype) and self.out_features % size == 0:
@@ -163,7 +177,11 @@ class Int4Linear(_Packed):
         return self._product(eye, self.packed, self.scale).T
 
     def rows(self, index: Any) -> torch.Tensor:
-        """Rows of the weight: its products with the unit vectors."""
+        """Rows of the weight: as they are stored, or its products with the unit vectors."""
+        if self.kernel in _AS_STORED:
+            codes, scale = self.packed[index], self.scale[index]
+            values = grid.values(codes.reshape(-1, codes.shape[-1]), scale.reshape(-1, scale.shape[-1]))
+            return values.unflatten(0, codes.shape[:-1]) if codes.ndim > 1 else values[0]
         eye = torch.eye(self.in_features, dtype=self.dtype, device=self.scale.device)
         return self._product(eye, self.packed, self.scale).T[index]
 
@@ -175,9 +193,11 @@ class Int8Linear(_Packed):
         super().__init__(rows, columns, dtype)
         self.bias = bias
 
-    def take(self, packed: torch.Tensor, scale: torch.Tensor, device: str) -> None:
-        """Hold int8 weights (N, K) and their scales (N,) on a device."""
-        self._ready = {"packed": packed.to(device).clone(), "scale": scale.to(device=device, dtype=self.dtype).clone()}
+    def take(self, packed: torch.Tensor, scale: torch.Tensor, device: str, *, own: bool = False) -> None:
+        """Hold int8 weights (N, K) and their scales (N,) on a device; ``own`` as of :meth:`Int4Linear.take`."""
+        self._ready = {
+            "packed": _held(packed, device, own=own), "scale": _held(scale.to(self.dtype), device, own=own)
+        }  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product, plus the bias where there is one."""
@@ -228,7 +248,9 @@ class Int8Head(nn.Module):
 def int8_product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (…, K) by int8 weights (N, K) with a scale a row (N,)."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
-    if flat.device.type == "cpu" and tiles.better(len(flat), flat.dtype):
+    if len(flat) < compiled.MANY8 and compiled.takes(flat.device, flat.dtype, flat.shape[1]):
+        out = compiled.product8(flat, packed, scale)
+    elif flat.device.type == "cpu" and tiles.better(len(flat), flat.dtype):
         out = tiles.product8(flat, packed, scale)
     elif flat.device.type in ("cpu", "mps"):
         out = torch._weight_int8pack_mm(flat, packed, scale)  # noqa: SLF001
@@ -242,9 +264,11 @@ def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def kernel_for(device: torch.device, dtype: torch.dtype, rows: int) -> str:
-    """The kernel that takes an int4 layer of so many rows: ``cpu``, ``tiled`` or ``plain``."""
+def kernel_for(device: torch.device, dtype: torch.dtype, rows: int, columns: int) -> str:
+    """The kernel that takes an int4 layer (rows, columns): ``compiled``, ``cpu``, ``tiled`` or ``plain``."""
     if device.type == "cpu":
+        if compiled.takes(device, dtype, columns):
+            return "compiled"
         return "cpu" if rows % 16 == 0 else "plain"
     # asked of the device: bfloat16 "is supported", by emulation, on devices these kernels do not run on
     able = device.type == "mps" or (device.type == "cuda" and _capability(device.index or 0) >= (8, 0))

@@ -253,7 +253,8 @@ def _ways(entry: Entry, asked: str | None, device: Device, *, chosen: bool) -> l
 
 
 def _option(entry: Entry, scheme: str, device: Device, tokens: int, here: Machine, *, drafter: bool) -> Option:
-    weights, cache, width = counted(entry, scheme, tokens)
+    as_stored = device.name == "cpu" and here.compiles
+    weights, cache, width = counted(entry, scheme, tokens, as_stored=as_stored)
     small = weights < 1e9
     working = width * 512 + (0 if small else int(0.4e9))
     reserve = 0 if small else int(0.6e9)

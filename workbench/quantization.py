@@ -132,9 +132,9 @@ def take_weight(layer: Any, weight: torch.Tensor, device: str, name: str) -> Non
         raise ModelError(f"{name} holds numbers that are not finite: the checkpoint is broken.")
     if isinstance(layer, Int4Linear):
         packed, scale, layer.rounding = grid.to_grid(weight)
-        layer.take(packed, scale, device)
+        layer.take(packed, scale, device, own=True)
     else:
-        layer.take(*grid.to_int8(weight), device)
+        layer.take(*grid.to_int8(weight), device, own=True)
     layer._buffers.pop("weight", None)  # noqa: SLF001 (the placeholder of PackedQuantizer)
 
 

@@ -3,23 +3,31 @@
     workbench doctor --selftest
 
 Each combination loads pocket, scores one answer, and compares every word's logprob with that of the CPU in float32;
-then it times a step. The table is meant to be pasted into an issue by people whose hardware we do not have.
+then it times a step. Pocket is float32 by itself, and most kernels for packed weights take bfloat16 alone, so packed
+schemes are tried in both. The table is meant to be pasted into an issue by people whose hardware we do not have.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.machine import machine
+from workbench.pocket import WEIGHTS
 
 __all__ = ["SCHEMES", "Result", "run", "table"]
 
-SCHEMES = ("none", "int8", "int4")
+_HALF = " in 16 bits"
+SCHEMES = ("none", "int8", "int4", "int8" + _HALF, "int4" + _HALF)
 # Largest change of a logprob, in nats: rounding of other kernels where weights are the same, and what packing may cost
-_LIMITS = {"none": 0.02, "int8": 0.5, "int4": 0.4}
+_LIMITS = {"none": 0.02, "int8": 0.5, "int4": 0.4, "int8" + _HALF: 0.5, "int4" + _HALF: 0.5}
+_SAME = 0.02
+_SAME_HALF = 0.25  # a bfloat16 of a logit has steps of up to an eighth
 
 
 @dataclass(frozen=True)
@@ -62,26 +70,31 @@ def run(
     answer = plain.ask("Tell me a story.", temperature=0, max_new_tokens=tokens)
     known: dict[str, Any] = {}  # logprobs on the CPU, by scheme
     out = []
-    for device in names:
-        for scheme in SCHEMES:
-            try:
-                result = _one(device, scheme, answer, known)
-            except (WorkbenchError, RuntimeError, NotImplementedError) as error:
-                result = Result(device, scheme, wrong=(str(error).splitlines() or [type(error).__name__])[0])
-            out.append(result)
-            if report:
-                report(result)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as room:
+        half = shutil.copytree(WEIGHTS, Path(room) / "pocket-16")
+        config = half / "config.json"
+        config.write_text(config.read_text("utf-8").replace('"float32"', '"bfloat16"'), "utf-8")
+        for device in names:
+            for scheme in SCHEMES:
+                try:
+                    result = _one(device, scheme, half, answer, known)
+                except (WorkbenchError, RuntimeError, NotImplementedError) as error:
+                    result = Result(device, scheme, wrong=(str(error).splitlines() or [type(error).__name__])[0])
+                out.append(result)
+                if report:
+                    report(result)
     return out
 
 
-def _one(device: str, scheme: str, answer: Any, known: dict[str, Any]) -> Result:
+def _one(device: str, scheme: str, half: Path, answer: Any, known: dict[str, Any]) -> Result:
     import numpy as np
 
     import workbench
     from workbench.packed import Int4Linear, held_bytes, layers
 
-    asked = None if scheme == "none" else scheme
-    model = workbench.load("pocket", device=device, quantization=asked, drafter=False, progress=False)
+    asked = None if scheme == "none" else scheme.removesuffix(_HALF)
+    source = half if scheme.endswith(_HALF) else "pocket"
+    model = workbench.load(source, device=device, quantization=asked, drafter=False, progress=False)
     try:
         scored = model.score(answer).tokens.logprob.astype(float)
         known.setdefault(scheme, scored)  # the CPU comes first
@@ -94,7 +107,7 @@ def _one(device: str, scheme: str, answer: Any, known: dict[str, Any]) -> Result
         wrong = ""
         if not np.isfinite(scored).all():
             wrong = "logprobs that are not finite"
-        elif largest > _LIMITS[scheme] or same > _LIMITS["none"]:
+        elif largest > _LIMITS[scheme] or same > (_SAME_HALF if source is half else _SAME):
             wrong = f"off by {max(largest, same):.3g} nats"
         elif held_bytes(model.transformer) != before:
             wrong = "the weights did not stay packed"
