@@ -218,7 +218,8 @@ def _products(facts: Facts) -> list[Finding]:
     if facts.versions.get(COMPILER) is None:
         text = f"{COMPILER} is not installed: {packed}"
         return [Finding(about, "note", text, (f"{_pip(facts)} install {COMPILER}",))]
-    return [Finding(about, "ok", f"this CPU has no AVX2: {packed}")]
+    text = f"this CPU has no AVX2, or {COMPILER} {facts.versions[COMPILER]} does not work here: {packed}"
+    return [Finding(about, "ok", text)]
 
 
 def _models(facts: Facts) -> list[Finding]:

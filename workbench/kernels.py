@@ -5,10 +5,9 @@ is the same for every processor; :mod:`workbench.compiled` says which are given 
 
 x in bfloat16 has 8 significant bits, so a group of 32 of it is written as 16-bit integers with one power of two for
 all. A processor then multiplies 16 pairs of 16-bit integers and adds them by twos in one instruction (``vpmaddwd``),
-and the sum over a group is exact. What that rounds is x below 1/128 of its group's largest, by 2^-16 of that largest at
-most: less than the rounding of the product to bfloat16 by a factor of a hundred, and unlike the 8 bits that llama.cpp
-rounds x to. Sums over groups are float32's, in one order for however many rows: a row of several gives, to the bit,
-what it gives alone.
+and the sum over a group is exact. What that rounds is x below 1/128 of its group's largest, by 2^-15 of that largest at
+most: a sixty-fourth of the rounding of the product to bfloat16, and unlike the 8 bits that llama.cpp rounds x to. Sums
+over groups are float32's, in one order for however many rows: a row of several gives, to the bit, what it gives alone.
 
 ``spread`` writes x so: for 64 columns of a row a record of 192 bytes, [4][16] int16, the sums of pairs of these times
 -8 as [8] int32, and the power of two of each group four times, as [8] float32.
@@ -28,6 +27,7 @@ COLUMNS = 64
 RECORD = 192
 """Bytes of so many columns of a row of x."""
 _MINUS, _FACTOR = 128, 160  # where in a record they are
+_LESS = 16
 
 
 def _all(kind: str, value: object, count: int) -> str:
@@ -142,7 +142,8 @@ def multiply8(rows: int) -> Iterator[str]:
         yield "%s.short = load i16, ptr %s.at, align 2"
         yield "%s.wide = zext i16 %s.short to i32"
         yield "%s.bits = shl i32 %s.wide, 16"
-        yield "%s = bitcast i32 %s.bits to float"
+        yield "%s.given = bitcast i32 %s.bits to float"
+        yield f"%s = fmul float %s.given, {2.0**_LESS:e}"
         for m in range(rows):
             yield from _total(m)
             yield f"%scaled{m} = fmul float %total{m}, %s"
@@ -267,18 +268,22 @@ def spread4(rows: int) -> Iterator[str]:
     The k-th 16 of a record are columns k, k + 4, k + 8, and so on, as ``multiply4`` has the codes.
 
     A number whose exponent field is E is below 2^(E - 126), so times 2^(141 - E) it is below 2^15. E is taken as 20 at
-    least: that power of two, and the one which undoes it, stay in float32's range, and what is below 2^-121 is 0. An
+    least: that power of two, and the one which undoes it, stay in float32's range, and 2^-122 and less is 0. An
     infinity or a NaN makes its group's power of two NaN.
     """
     yield from _spread("spread4", rows, [range(k, 64, 4) for k in range(4)])
 
 
 def spread8(rows: int) -> Iterator[str]:
-    """As :func:`spread4`, in the order of the columns."""
-    yield from _spread("spread8", rows, [range(k, k + 16) for k in range(0, 64, 16)])
+    """As :func:`spread4`, in the order of the columns, and 2^-16 times as large: ``multiply8`` makes up for it.
+
+    Sums of int8 products would leave float32's range before the row's scale brings them back. E is 36 at least, and
+    2^-106 and less is 0.
+    """
+    yield from _spread("spread8", rows, [range(k, k + 16) for k in range(0, 64, 16)], _LESS)
 
 
-def _spread(name: str, rows: int, order: list[range]) -> Iterator[str]:
+def _spread(name: str, rows: int, order: list[range], less: int = 0) -> Iterator[str]:
     def body() -> Iterator[str]:
         yield "%x.at = getelementptr <64 x i16>, ptr %x, i64 %at"
         yield "%v = load <64 x i16>, ptr %x.at, align 2"
@@ -288,10 +293,10 @@ def _spread(name: str, rows: int, order: list[range]) -> Iterator[str]:
             yield f"%v{g} = shufflevector <64 x i16> %v.size, <64 x i16> poison, {lanes}"
             yield f"%peak{g} = call i16 @llvm.vector.reduce.umax.v32i16(<32 x i16> %v{g})"
             yield f"%field{g} = lshr i16 %peak{g}, 7"
-            yield f"%least{g} = call i16 @llvm.umax.i16(i16 %field{g}, i16 20)"
+            yield f"%least{g} = call i16 @llvm.umax.i16(i16 %field{g}, i16 {20 + less})"
             yield f"%e{g} = zext i16 %least{g} to i32"
             yield f"%up{g}.field = sub i32 268, %e{g}"
-            yield f"%down{g}.field = sub i32 %e{g}, 14"
+            yield f"%down{g}.field = sub i32 %e{g}, {14 + less}"
             for way in ("up", "down"):
                 yield f"%{way}{g}.bits = shl i32 %{way}{g}.field, 23"
                 yield f"%{way}{g} = bitcast i32 %{way}{g}.bits to float"

@@ -67,17 +67,25 @@ def machine() -> Machine:
     return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached, compiles())
 
 
+_LLVM = 20  # the release of llvmlite 0.45; the oldest that pyproject.toml takes
+
+
 @functools.cache
 def compiles() -> bool:
     """Whether products with packed weights are compiled for the CPU (:mod:`workbench.compiled`).
 
-    That takes llvmlite and a processor that they were measured on: x86 with AVX2.
+    That takes llvmlite, of a release that has the language they are written in, and x86 with AVX2 and FMA.
     """
     if platform.machine() not in ("x86_64", "AMD64") or importlib.util.find_spec("llvmlite") is None:
         return False
-    import llvmlite.binding as llvm
+    try:
+        import llvmlite.binding as llvm
 
-    features: dict[str, bool] = llvm.get_host_cpu_features()
+        features: dict[str, bool] = llvm.get_host_cpu_features()
+        if llvm.llvm_version_info[0] < _LLVM:
+            return False
+    except (ImportError, OSError, RuntimeError):  # installed, and broken; the doctor says so
+        return False
     return all(features.get(name, False) for name in ("avx2", "fma"))
 
 
