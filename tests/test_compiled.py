@@ -168,6 +168,17 @@ def test_layers_hold_the_stored_form_and_are_multiplied_by_it(monkeypatch):
     assert ((whole(x).double() - exact).abs() <= exact.abs() * 2**-8 + 1e-3).all()
 
 
+def test_what_was_made_for_a_layer_is_not_held_twice_while_loading():
+    """A copy of the embedding is 1 GB, at the moment when most memory is taken."""
+    _, packed, scale, _ = int4(64, 128)
+    _, codes, steps, _ = int8(64, 128)
+    for layer, given in ((Int4Linear(64, 128, torch.bfloat16), packed), (Int8Linear(64, 128, torch.bfloat16), codes)):
+        other = steps if given is codes else scale
+        for own in (True, False):
+            layer.take(given, other, "cpu", own=own)
+            assert (layer._ready["packed"].data_ptr() == given.data_ptr()) is own
+
+
 def test_weights_that_lie_across_are_laid_straight():
     _, packed, scale, _ = int4(64, 128)
     layer = Int4Linear(64, 128, torch.bfloat16)
