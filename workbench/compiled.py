@@ -51,7 +51,7 @@ def _proven() -> bool:
 
 @functools.cache
 def _proof() -> bool:
-    """Multiply known weights, in every way there is; another release of LLVM, or another processor, might not."""
+    """Multiply known weights with each function, in one thread; another LLVM, or another processor, might not."""
     columns = 2 * kernels.COLUMNS
     x = (torch.arange(3 * columns, device="cpu") % 19 - 9).view(3, columns).bfloat16()
     packed = (torch.arange(24 * columns // 2, device="cpu") * 89 % 256).view(24, -1).to(torch.uint8)
@@ -239,8 +239,8 @@ def _made(name: str, *numbers: int) -> _Function:
 
 def assembly(text: str) -> str:
     """What a function's text becomes on this processor, to be read."""
-    module, machine = _optimized(text)
-    said: str = machine.emit_assembly(module)
+    module, target = _optimized(text)
+    said: str = target.emit_assembly(module)
     return said
 
 
@@ -250,9 +250,9 @@ def _optimized(text: str) -> tuple[Any, Any]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(text)
-    machine = llvm.Target.from_default_triple().create_target_machine(
+    target = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
     )
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)
-    return module, machine
+    return module, target
