@@ -8,6 +8,7 @@ import { count, percent, safe, seconds, visible } from "./lib/format.js";
 import { emptyNote, eachFrame, listen, view } from "./lib/view.js";
 
 const LONGEST = 8;
+const FIRST = 20; // rounds drawn for the first paint: more than one sees at once; the others follow it
 const MARKS = { kept: "✓", thrown: "✗", unjudged: "·", corrected: "↳", bonus: "+" };
 const WORDS = {
   kept: "kept", thrown: "thrown away", unjudged: "never judged", corrected: "the model's word instead", bonus: "bonus: all drafts kept",
@@ -86,12 +87,13 @@ function whatIf(rounds, shares) {
       `${beyond ? " (longer than any round judged here)" : ""}. ${judged ? `Quickest up to ${judged}, the most that were judged here: ${known.indexOf(Math.max(...known))}.` : "No draft was judged here."}`;
     plot.replaceChildren(curve(all, k, `Speed for 0 to ${LONGEST} drafts: ${all.map((v) => v.toFixed(2)).join(", ")}`));
   };
-  show();
-  return h("details", {}, h("summary", {}, "What if rounds were longer or shorter?"),
+  const details = h("details", {}, h("summary", {}, "What if rounds were longer or shorter?"),
     h("div", { class: "wb-whatif" }, h("div", {}, drafts, row, result,
       h("p", { class: "wb-note" }, "An estimate from the shares above and the times of this run. What a pass over more tokens costs depends on " +
         "the device: little on a GPU, much on a CPU." + (chosen ? " Here the drafter chose how long each round is and went on where it was sure, so " +
           "that longer ones look better than they would be." : ""))), plot));
+  details.addEventListener("toggle", show, { once: true }); // nobody sees the curve before
+  return details;
 }
 
 function build({ model, body, ask, complain, data, signal }) {
@@ -129,6 +131,7 @@ function build({ model, body, ask, complain, data, signal }) {
   });
   const show = (r, pick = true) => {
     if (r === now) return;
+    if (r >= rows.length) fill(rounds.count);
     rows[now]?.removeAttribute("aria-current");
     now = r;
     rows[r].setAttribute("aria-current", "true");
@@ -165,12 +168,19 @@ function build({ model, body, ask, complain, data, signal }) {
     timer = setInterval(() => (now + 1 < rounds.count ? show(now + 1) : stop()), 700);
   });
   signal.addEventListener("abort", stop, { once: true });
-  const list = h("ol", { class: "wb-rounds", "aria-label": "Rounds" }, Array.from({ length: rounds.count }, (_, r) => {
-    const all = events(rounds, r);
-    const told = `, ${count(rounds.accepted[r], "draft")} of ${rounds.proposed[r]} kept`;
-    rows[r] = button([h("span", { class: "no" }, h("span", { class: "wb-sr" }, "Round "), String(r)), all.map(chip), h("span", { class: "wb-sr" }, told)], () => go(r));
-    return h("li", {}, rows[r]);
-  }));
+  const list = h("ol", { class: "wb-rounds", "aria-label": "Rounds" });
+  const fill = (until) => {
+    const items = [];
+    for (let r = rows.length; r < until; r++) {
+      const told = `, ${count(rounds.accepted[r], "draft")} of ${rounds.proposed[r]} kept`;
+      rows.push(button([h("span", { class: "no" }, h("span", { class: "wb-sr" }, "Round "), String(r)), events(rounds, r).map(chip),
+        h("span", { class: "wb-sr" }, told)], () => go(r)));
+      items.push(h("li", {}, rows[r]));
+    }
+    list.append(...items);
+  };
+  fill(Math.min(FIRST, rounds.count));
+  if (rows.length < rounds.count) requestAnimationFrame(() => setTimeout(() => fill(rounds.count)));
   body.append(charts(rounds, shares), whatIf(rounds, shares),
     h("div", { class: "wb-head" }, "Replay"),
     h("div", { class: "wb-steps" }, button("◀", () => go(now - 1), { name: "Round before" }), play,
