@@ -1,4 +1,4 @@
-"""Second and third losses of training: linear heads that read off the middle of the network what a patch or a frame is.
+"""Helping losses of training: linear heads that read off the middle of the network what a patch, a frame or a word is of.
 
 They are thrown away afterwards. Answers alone teach colours and places quickly, and shapes, digits and words slowly.
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 from workbench.pocket.questions import WORDS
 from workbench.pocket.tones import MOST
-from workbench.pocket.world import COLOURS, DIGITS, SHAPES, SIZES
+from workbench.pocket.world import COLOURS, DIGITS, PLACES, SHAPES, SIZES
 
-__all__ = ["Hear", "Look"]
+__all__ = ["Find", "Hear", "Look"]
 
 
 class Look:
@@ -100,3 +100,89 @@ class Hear:
         logits = self.head["word"](self.heard["word"][place])[known]
         self.words_right = (logits.argmax(-1) == which[known]).float().mean().item()
         return f.cross_entropy(logits, which[known]) + 0.5 * bands
+
+
+class Find:
+    """Reads off the hidden state of every word for a colour or a shape where in the picture there is any of it.
+
+    To say where the red star is takes two steps, from the word to the patches that are red and from there to their
+    place, and an answer alone tells a model little about either. This teaches the first one.
+
+    Args:
+        model: the model to listen to.
+        tokenizer: which of its tokens are words for colours and shapes.
+        layer: whose output.
+    """
+
+    def __init__(self, model, tokenizer, layer: int = 4) -> None:  # noqa: ANN001
+        import torch
+
+        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(PLACES))
+        self.words = torch.zeros(
+            len(tokenizer), 2, dtype=torch.long
+        )  # shape and colour, counted from 1, as in patch_labels
+        names = {name: (k, 0) for k, shape in enumerate(SHAPES, 1) for name in (shape, f"{shape}s", f"{shape}es")}
+        names |= {colour: (0, k) for k, colour in enumerate(COLOURS, 1)}
+        for token in range(len(tokenizer)):
+            known = names.get(tokenizer.decode([token]).strip().lower())
+            if known:
+                self.words[token] = torch.tensor(known)
+        self.seen: Any = None
+        self.places_right = float("nan")
+        model.model.language_model.layers[layer].register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output) -> None:  # noqa: ANN001
+        self.seen = output
+
+    def loss(self, data: dict):
+        """Cross-entropy over the nine places, of words after the only picture of their prompt."""
+        import torch
+        from torch.nn import functional as f
+
+        at, filled = self.labels(data)
+        if not len(filled):
+            return torch.zeros(())
+        logits = self.head(self.seen[at])
+        self.places_right = ((logits > 0) == (filled > 0)).all(-1).float().mean().item()
+        return f.binary_cross_entropy_with_logits(logits, filled, reduction="none").sum(-1).mean()
+
+    def labels(self, data: dict):
+        """What there is to find in a packed batch.
+
+        Returns:
+            Which tokens are such words behind the one picture of shapes of their prompt, bool (B, T); and where in it
+            there is what they mean, float32 (W, 9): 1 or 0.
+        """
+        import torch
+
+        ids, tree, block, known = (data[name] for name in ("ids", "tree", "block", "patch_labels"))
+        row, col = (block >= 0).nonzero(as_tuple=True)
+        if not len(row):
+            return torch.zeros_like(ids, dtype=torch.bool), torch.zeros(0, len(PLACES))
+        trees = int(tree.max()) + 1
+        prompts = len(ids) * trees
+        of = row * trees + tree[row, col]  # the prompt of each patch
+
+        def over(index, values, how: str, start: int, size: int = prompts):  # noqa: ANN001, ANN202
+            return torch.full((size,), start).scatter_reduce(0, index, values, how)
+
+        ninth = of * len(PLACES) + places_of(data["image_xy"])
+        shown = [over(ninth, known[:, k], "amax", -1, prompts * len(PLACES)) for k in (0, 1)]
+        there = torch.stack(shown, -1).view(prompts, len(PLACES), 2)
+        pieces = block[row, col]
+        one = over(of, pieces, "amin", ids.numel()) == over(of, pieces, "amax", -1)
+        coloured = over(of, known[:, 1], "amin", 0) >= 0  # digits and what is not of this world have no colour
+        end = over(of, col, "amax", -1)
+        mine = torch.arange(len(ids))[:, None] * trees + tree.clamp(min=0)
+        behind = torch.arange(ids.shape[1])[None] > end[mine]
+        word = self.words[ids]
+        at = (word > 0).any(-1) & (tree >= 0) & (one & coloured)[mine] & behind
+        meant = word[at][:, None]
+        return at, ((there[mine[at]] == meant) & (meant > 0)).any(-1).float()
+
+
+def places_of(xy):  # noqa: ANN001, ANN201 (torch tensors, imported nowhere)
+    """The ninth of the picture (0 to 8) of every patch, (P,), from their places (I, N, 2) with -1 on padding."""
+    sides = xy.amax(1, keepdim=True) + 1
+    ninth = ((xy * 2 + 1) * 3 // (2 * sides)).clamp(0, 2)
+    return (ninth[..., 1] * 3 + ninth[..., 0])[xy[..., 0] >= 0]

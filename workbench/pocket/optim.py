@@ -28,6 +28,11 @@ def orthogonal(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
     return x.transpose(1, 2) if tall else x
 
 
+def _of_patches(name: str) -> bool:
+    """Whether a parameter maps pixels: the eyes' own but for the embedding of places, of which a patch is one."""
+    return "embed_vision" in name and "pos_embedding" not in name
+
+
 class Optimizer:
     """Both optimizers behind one ``step``.
 
@@ -45,7 +50,7 @@ class Optimizer:
         others = [(n, p) for n, p in inner if id(p) not in chosen]
         self.rate, self.decay = muon, decay
         groups = [
-            {"params": [p for n, p in others if ("embed_vision" in n) is eyes], "rate": adam * (EYES if eyes else 1.0)}
+            {"params": [p for n, p in others if _of_patches(n) is eyes], "rate": adam * (EYES if eyes else 1.0)}
             for eyes in (False, True)
         ]
         self.adam = torch.optim.AdamW(

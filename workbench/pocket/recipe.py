@@ -16,13 +16,14 @@ class Phase:
 
     Attributes:
         until: the first step that is no longer of it.
-        mix, look, hear: as in ``Recipe``.
+        mix, look, hear, find: as in ``Recipe``.
     """
 
     until: int
     mix: Mix
     look: float
     hear: float
+    find: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Recipe:
             in the middle of the network what fills that ninth of the picture (see ``aids``).
         hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
             one of index ``late``, towards a word's end, which word it is. A word's answer is one token among hundreds.
+        find: weight of a fourth one: a last such head reads off every word for a colour or a shape where there is any.
         begin: folder of the weights to start from, with their tokenizer; empty for random ones.
         retokenize: learn a new tokenizer all the same: for a world whose words are others now.
         mix: what batches are made of.
@@ -56,6 +58,7 @@ class Recipe:
     voices: int = 360
     look: float = 0.0
     hear: float = 0.0
+    find: float = 0.0
     late: int = 3
     begin: str = ""
     retokenize: bool = False
@@ -72,27 +75,37 @@ class Recipe:
 
     def phase(self, step: int) -> Phase:
         """What holds at a step."""
-        late = Phase(self.steps, self.mix, self.look, self.hear)
+        late = Phase(self.steps, self.mix, self.look, self.hear, self.find)
         return next((phase for phase in self.early if step < phase.until), late)
 
 
 POCKET = Recipe(
-    steps=5800, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
+    steps=4400, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
     early=(
-        Phase(900, Mix(
-            rows=24, length=128, image=0.58, both=0.04, audio=0.34, text=0.04, budget=118, most=2, crowd=0.7, beeps=0.2,
+        Phase(700, Mix(
+            rows=24, length=128, image=0.60, both=0.04, audio=0.32, text=0.04, budget=118, most=3, crowd=0.4, digit=0.06,
+            sheet=0.04, odd=0.02, two=0.04, beeps=0.2, drill=0.4,
         ), look=1.0, hear=1.0),
-        Phase(1800, Mix(
-            rows=24, length=160, image=0.36, both=0.12, audio=0.48, text=0.04, budget=152, most=4, crowd=0.2, digit=0.16,
-            sheet=0.14, beeps=0.3, strange=0.15,
+        Phase(1400, Mix(
+            rows=24, length=160, image=0.38, both=0.12, audio=0.46, text=0.04, budget=152, most=4, crowd=0.15, digit=0.16,
+            sheet=0.14, two=0.08, beeps=0.3, drill=0.3, strange=0.15,
         ), look=0.5, hear=1.0),
-        Phase(3800, Mix(
+        Phase(2000, Mix(
             rows=20, length=200, image=0.54, both=0.16, audio=0.25, text=0.05, budget=194, most=6, crowd=0.06, digit=0.1,
-            sheet=0.16, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.25, drill=0.2,
+            sheet=0.16, two=0.2, beeps=0.4, together=0.35, still=0.12, many=0.5, drill=0.3, strange=0.25,
+        ), look=0.3, hear=0.5),
+        Phase(2400, Mix(
+            rows=20, length=200, image=0.54, both=0.16, audio=0.25, text=0.05, budget=194, most=6, crowd=0.06, digit=0.1,
+            sheet=0.16, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.25, drill=0.25,
             strange=0.25,
         ), look=0.3, hear=0.5),
+        Phase(3000, Mix(
+            rows=20, length=200, image=0.56, both=0.16, audio=0.23, text=0.05, budget=194, most=6, crowd=0.06, digit=0.1,
+            sheet=0.14, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.15, drill=0.3,
+            strange=0.25,
+        ), look=0.3, hear=0.5, find=1.0),
     ),
-    look=0.2, hear=0.5,
+    look=0.2, hear=0.5, find=0.5,
     mix=Mix(
         rows=20, length=200, image=0.54, both=0.15, audio=0.25, text=0.06, budget=194, most=6, digit=0.06, sheet=0.11,
         odd=0.05, two=0.23, beeps=0.35, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.33, drill=0.32,

@@ -1,10 +1,12 @@
-"""Eyes and ears to start from: what the first linear maps of patches and sound frames are before training.
+"""Eyes and ears to start from: what the first maps of patches, their places and sound frames are before training.
 
 Gemma 4 has no encoder: a patch of 48 × 48 pixels and a frame of 640 samples each go through one linear map. Random ones
 make a small model spend most of its training on finding out what pictures and sounds are made of. So the pocket model
 begins with what a retina and a cochlea begin with: patches as their lowest cosines in brightness and two opponent
-colours, frames as a bank of band filters. From there on everything is learnt, the patches' map at a quarter of the
-resolution (``Coarse``): single pixels are mostly noise to it.
+colours, their places as waves along both axes, frames as a bank of band filters. Transformers starts places at a fiftieth
+of what fills the patch, and of one or two thousand steps most went by before a model could say where a thing is.
+From there on everything is learnt, the patches' map at a quarter of the resolution (``Coarse``): single pixels are mostly
+noise to it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from torch.nn.utils import parametrize
 
 from workbench.pocket.features import FRAME, PATCH
 
-__all__ = ["Coarse", "coarse", "cosines", "filters", "mel_bands", "merged", "start"]
+__all__ = ["Coarse", "coarse", "cosines", "filters", "mel_bands", "merged", "start", "waves_of_place"]
 
 RATE = 16_000
 BLOCK = 4  # pixels of the original that share a weight during training
+PLACE_WAVES = 24  # cosines and sines along one axis
+PLACE = 0.35  # spread of a place along one axis beside what fills the patch, whose spread is 1
 _OPPONENT = ((1, 1, 1), (1, -1, 0), (0.5, 0.5, -1))
 
 
@@ -49,6 +53,16 @@ def cosines(count: int) -> np.ndarray:
     ]
     flat = np.stack(rows[:count]).reshape(count, -1)
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def waves_of_place(count: int, width: int) -> np.ndarray:
+    """Cosines and sines of the places 0 to ``count - 1`` along one axis: (count, width), rows of length 1.
+
+    Waves are 3 to 48 patches long, so that near places are alike and far ones are not.
+    """
+    lengths = np.geomspace(3, 48, width // 2)
+    turns = 2 * np.pi * np.arange(count)[:, None] / lengths
+    return np.concatenate([np.cos(turns), np.sin(turns)], 1) / np.sqrt(width // 2)
 
 
 def _mel(hertz: float) -> float:
@@ -90,7 +104,7 @@ def start(model: Any, seed: int) -> None:
     """Give a model of random weights its first eyes and ears.
 
     Each cosine is scaled to the same spread over patches of the pocket world, and all are turned together by a random
-    rotation, so that no feature of the residual stream starts as a special one.
+    rotation, so that no feature of the residual stream starts as a special one; the waves of each axis by one of its own.
     """
     from workbench.pocket.features import patches
     from workbench.pocket.world import random_scene, render
@@ -106,6 +120,11 @@ def start(model: Any, seed: int) -> None:
         waves /= (spread + 1e-3 * spread.max())[:, None]
         turn = np.linalg.qr(rng.normal(size=(count, count)))[0]
         eyes.patch_dense.weight.copy_(torch.from_numpy(turn).float() @ waves)
+        steps, _, width = eyes.pos_embedding.shape
+        for axis in range(2):
+            turn = np.linalg.qr(rng.normal(size=(width, width)))[0][:PLACE_WAVES]
+            along = waves_of_place(steps, PLACE_WAVES) @ turn * PLACE * np.sqrt(width)
+            eyes.pos_embedding[:, axis].copy_(torch.from_numpy(along).float())
         linear = ears.embedding_projection
         linear.weight.copy_(torch.from_numpy(filters(linear.out_features)).float())
 

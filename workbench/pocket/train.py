@@ -151,7 +151,7 @@ def train(
     import torch
 
     from workbench.pocket import build, senses, speech
-    from workbench.pocket.aids import Hear, Look
+    from workbench.pocket.aids import Find, Hear, Look
     from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,8 @@ def train(
     phases = [*recipe.early, recipe.phase(recipe.steps)]
     look = Look(model) if any(phase.look for phase in phases) else None
     hear = Hear(model, late=recipe.late) if any(phase.hear for phase in phases) else None
-    head = torch.nn.ModuleDict({n: aid.head for n, aid in (("look", look), ("hear", hear)) if aid})
+    find = Find(model, processor.tokenizer) if any(phase.find for phase in phases) else None
+    head = torch.nn.ModuleDict({n: aid.head for n, aid in (("look", look), ("hear", hear), ("find", find)) if aid})
     optimizer = Optimizer(model, recipe, head)
     path = out / "checkpoint.pt"
     mean = Mean(model, recipe)
@@ -188,7 +189,7 @@ def train(
             loss, right = loss_of(model, data, window)
             total = loss
             phase = recipe.phase(step)
-            for aid, weight in ((look, phase.look), (hear, phase.hear)):
+            for aid, weight in ((look, phase.look), (hear, phase.hear), (find, phase.find)):
                 total = total + weight * aid.loss(data) if aid and weight else total
             total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -204,7 +205,7 @@ def train(
                 left = (recipe.steps - step) * rate
                 print(
                     f"step {step}/{recipe.steps}  loss {late[0]:.4f}  tokens right {late[1]:.3f}  "
-                    f"{f'shapes seen {look.shapes_right:.2f}  ' if look else ''}{f'words heard {hear.words_right:.2f}  ' if hear else ''}{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
+                    f"{f'shapes seen {look.shapes_right:.2f}  ' if look else ''}{f'words heard {hear.words_right:.2f}  ' if hear else ''}{f'places found {find.places_right:.2f}  ' if find else ''}{rate:.2f} s/step  {left / 60:.0f} min left", flush=True,
                 )  # fmt: skip
             if step % every == 0:
                 write_checkpoint(path, recipe, step, model, optimizer, curve, head, mean)
