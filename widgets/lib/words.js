@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { safe, visible } from "./format.js";
 
-const FIRST = 400; // words made for the first paint: as many as one sees at once; the others follow it
+const FIRST = 300; // words made for the first paint: about as many as one sees at once; the others follow it
 
 export const SOURCES = ["plain", "accepted", "corrected", "bonus", "forced"];
 
