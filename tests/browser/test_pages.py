@@ -157,3 +157,22 @@ def test_two_answers_by_keys_alone_and_in_a_narrow_page(open_page, picture, tmp_
     assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     assert right.bounding_box()["y"] > left.bounding_box()["y"] + 20  # below each other
     picture(tab, "diff-dark-narrow")
+
+
+def test_many_rounds_are_all_there_and_the_last_one_can_be_asked_for_first(open_page, tmp_path):
+    trace = make_trace(rounds=60)
+    tab = open_page(to_html(DraftView(trace), tmp_path / "a.html"))
+    rows = tab.locator(".wb-rounds button")
+    rows.nth(59).wait_for()
+    assert rows.count() == len(trace.rounds) == 60
+    numbers = [text.split(",")[0] for text in rows.evaluate_all("all => all.map((one) => one.textContent)")]
+    assert all(text.startswith(f"Round {k}") for k, text in enumerate(numbers))
+    assert rows.nth(0).get_attribute("aria-current") == "true"
+    last = DraftView(trace)
+    last.selected = len(trace.tokens.piece) - 1
+    tab = open_page(to_html(last, tmp_path / "b.html"))
+    tab.get_by_text("round 59 of 59").wait_for()
+    assert tab.locator(".wb-rounds button").count() == 60
+    assert tab.locator(".wb-rounds button").nth(59).get_attribute("aria-current") == "true"
+    tab.get_by_text("What if rounds were").click()
+    tab.get_by_label("Speed for 0 to 8 drafts").wait_for()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from workbench.pocket.features import ninth
 from workbench.pocket.questions import WORDS
 from workbench.pocket.tones import MOST
 from workbench.pocket.world import COLOURS, DIGITS, PLACES, SHAPES, SIZES
@@ -118,10 +119,9 @@ class Find:
         import torch
 
         self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(PLACES))
-        self.words = torch.zeros(
-            len(tokenizer), 2, dtype=torch.long
-        )  # shape and colour, counted from 1, as in patch_labels
-        names = {name: (k, 0) for k, shape in enumerate(SHAPES, 1) for name in (shape, f"{shape}s", f"{shape}es")}
+        # of every token the shape and the colour it names, counted from 1 as in patch_labels; 0: none
+        self.words = torch.zeros(len(tokenizer), 2, dtype=torch.long)
+        names = {shape: (k, 0) for k, shape in enumerate(SHAPES, 1)}
         names |= {colour: (0, k) for k, colour in enumerate(COLOURS, 1)}
         for token in range(len(tokenizer)):
             known = names.get(tokenizer.decode([token]).strip().lower())
@@ -166,8 +166,9 @@ class Find:
         def over(index, values, how: str, start: int, size: int = prompts):  # noqa: ANN001, ANN202
             return torch.full((size,), start).scatter_reduce(0, index, values, how)
 
-        ninth = of * len(PLACES) + places_of(data["image_xy"])
-        shown = [over(ninth, known[:, k], "amax", -1, prompts * len(PLACES)) for k in (0, 1)]
+        xy = data["image_xy"]  # -1 on padding
+        place = ninth(xy, xy.amax(1, keepdim=True) + 1)[xy[..., 0] >= 0]
+        shown = [over(of * len(PLACES) + place, known[:, k], "amax", -1, prompts * len(PLACES)) for k in (0, 1)]
         there = torch.stack(shown, -1).view(prompts, len(PLACES), 2)
         pieces = block[row, col]
         one = over(of, pieces, "amin", ids.numel()) == over(of, pieces, "amax", -1)
@@ -179,10 +180,3 @@ class Find:
         at = (word > 0).any(-1) & (tree >= 0) & (one & coloured)[mine] & behind
         meant = word[at][:, None]
         return at, ((there[mine[at]] == meant) & (meant > 0)).any(-1).float()
-
-
-def places_of(xy):  # noqa: ANN001, ANN201 (torch tensors, imported nowhere)
-    """The ninth of the picture (0 to 8) of every patch, (P,), from their places (I, N, 2) with -1 on padding."""
-    sides = xy.amax(1, keepdim=True) + 1
-    ninth = ((xy * 2 + 1) * 3 // (2 * sides)).clamp(0, 2)
-    return (ninth[..., 1] * 3 + ninth[..., 0])[xy[..., 0] >= 0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.pocket import speech
-from workbench.pocket.features import FRAME, frames, patches
+from workbench.pocket.features import FRAME, frames, ninth, patches
 from workbench.pocket.handwriting import draw, sheet
 from workbench.pocket.oddities import odd_picture
 from workbench.pocket.packing import Branch, Packed, Tree, pack
@@ -127,8 +127,6 @@ def cells(scene: Scene, xy: np.ndarray, before: Scene | None = None) -> np.ndarr
         int64 (N, 4): the shape and the colour, counted from 1, 0 for nothing; 0 for small, 1 for large, -1 for
         neither; 1 where it is not as in ``before``, 0 where it is, -1 without one.
     """
-    cols, rows = xy.max(axis=0) + 1
-    place = (xy[:, 1] + 0.5) * 3 // rows * 3 + (xy[:, 0] + 0.5) * 3 // cols
     known = np.tile(np.array([0, 0, -1, -1]), (9, 1))
     sizes = ["", *SIZES]
     for thing in scene.things:
@@ -139,7 +137,7 @@ def cells(scene: Scene, xy: np.ndarray, before: Scene | None = None) -> np.ndarr
         )
     if before is not None:
         known[:, 3] = [scene.at(place) != before.at(place) for place in range(9)]
-    return known[place.astype(np.int64)]
+    return known[ninth(xy, xy.max(axis=0) + 1)]
 
 
 def written(digits: tuple[int, ...], boxes: list[tuple[float, float, float, float]], xy: np.ndarray) -> np.ndarray:

@@ -6,14 +6,14 @@ A test holds these equal to ``Gemma4UnifiedProcessor``'s output, bit for bit.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["FRAME", "PATCH", "frames", "grid", "patches"]
+__all__ = ["FRAME", "PATCH", "frames", "grid", "ninth", "patches"]
 
 PATCH = 48  # pixels a side
 FRAME = 640  # samples, 40 ms
@@ -28,6 +28,17 @@ def grid(width: int, height: int, most: int = 70) -> tuple[int, int]:
     elif cols == 0:
         rows, cols = min(height // width, most), 1
     return rows, cols
+
+
+def ninth(xy: Any, sides: Any) -> Any:
+    """Which ninth of the picture, 0 to 8 as in ``world.PLACES``, patches lie in, whole numbers of numpy or of torch.
+
+    Args:
+        xy: (…, 2) places of patches.
+        sides: columns and rows of their picture, (2,) or what goes with ``xy``.
+    """
+    third = (2 * xy + 1) * 3 // (2 * sides)
+    return third[..., 1] * 3 + third[..., 0]
 
 
 def patches(picture: Image.Image, most: int = 70) -> tuple[np.ndarray, np.ndarray]:
