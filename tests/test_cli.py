@@ -429,3 +429,14 @@ def test_the_examples_are_small_and_where_they_should_be():
     for path in (SCENE, PAIR, SEVEN):
         assert 0 < path.stat().st_size < 100_000
         assert path.parent == Path(workbench.__file__).parent / "pocket" / "examples"
+
+
+def test_a_page_on_standard_output_is_utf_8_whatever_the_console_speaks(tmp_path):
+    path = tmp_path / "a.trace"
+    make_trace(text="␣ ↵ 你好").save(path)
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "workbench", "view", str(path), "--out"]
+    out = subprocess.run([*command, "-"], capture_output=True, env=environment, check=True).stdout
+    subprocess.run([*command, str(tmp_path / "a.html")], check=True, env=environment, capture_output=True)
+    assert out.decode("utf-8") == (tmp_path / "a.html").read_text("utf-8")
+    assert "×" in out.decode("utf-8")

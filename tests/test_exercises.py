@@ -8,7 +8,7 @@ import pytest
 
 from workbench import lessons
 from workbench.errors import WorkbenchError
-from workbench.lessons import checking
+from workbench.lessons import checking, handin
 
 ALL = lessons.exercises()
 WRONG = {"02": lambda *given: (1, 1), "03": lambda *given: 1.5, "04": lambda *given: -7, "08": lambda *given: "no"}
@@ -150,6 +150,21 @@ def test_a_class_becomes_a_table(folder, tmp_path, monkeypatch):
     table = lessons.collect(folder)
     assert table["name"].tolist() == ["Bo", "Cy"]
     assert table["03.2"].tolist() == ["right", "not yet, 1 tries"]
+
+
+def test_a_page_cannot_take_the_columns_of_the_table_or_run_in_a_spreadsheet(folder):
+    lessons.check("03.2", 350)
+    path = lessons.report("=1+1")
+    page = path.read_text("utf-8")
+    row = json.dumps(json.loads(handin._DATA.search(page).group(1))["exercises"]["03.2"])
+    path.write_text(page.replace('"exercises": {', f'"exercises": {{"right": {row}, "file": {row}, "99.9": {row}, '))
+    table = lessons.collect(folder)
+    assert table.columns.tolist() == ["file", "name", "right", "03.2"]
+    assert table.iloc[0].tolist() == ["report-1-1.html", "'=1+1", 1, "right"]
+    deep = "[" * 100_000
+    (folder / "deep.html").write_text(f'<script type="application/json" id="workbench-report">{deep}</script>')
+    with pytest.raises(WorkbenchError, match=r"deep\.html"):
+        lessons.collect(folder)
 
 
 def test_reports_that_cannot_be(folder):

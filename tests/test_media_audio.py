@@ -241,6 +241,11 @@ def test_a_wav_that_breaks_off_is_used_with_a_note():
     whole = encoded(tone(440, 2.0), 16_000, "WAV", "PCM_16")
     audio = check(load_audio(whole[: 44 + 2 * 8000]))
     assert audio.notes == ("the file breaks off after 0.5 s of 2 s",)
+    mp3 = encoded(np.random.default_rng(1).normal(0, 0.1, 60 * 16_000).astype(np.float32), 16_000, "MP3")
+    for seconds in (30, 90):  # its header's length is more, or less, than what is heard of a sound
+        audio = check(load_audio(mp3[: len(mp3) // 6], max_seconds=seconds))
+        assert 8_000 < audio.duration_ms < 11_000
+        assert audio.notes == (f"the file breaks off after {audio.duration_ms / 1000:.4g} s of 60 s",)
     streamed = bytearray(whole)
     streamed[4:8] = streamed[40:44] = b"\xff" * 4  # as recorders write while they do not know yet
     assert check(load_audio(bytes(streamed))).notes == ()

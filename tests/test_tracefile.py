@@ -5,6 +5,7 @@ import json
 import os
 import re
 import struct
+import time
 import zipfile
 import zlib
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tests.traces import make_image, make_trace, same
 from workbench import archive, tracecheck
 from workbench.columns import Segment
 from workbench.errors import TraceError
+from workbench.media import load_image
 from workbench.trace import Trace
 
 READINGS = {
@@ -218,6 +220,27 @@ def test_a_trace_that_contradicts_itself_is_not_saved(tmp_path):
         short.save(tmp_path / "a.trace")
 
 
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, monkeypatch):
+    path = tmp_path / "a.trace"
+    many = {f"a{k}": np.zeros(1, np.float32) for k in range(1001)}
+    with pytest.raises(TraceError, match="1,001 arrays"):
+        make_trace(readings={"x": {"meta": {}, "arrays": many}}).save(path)
+    with pytest.raises(TraceError, match=r"its JSON has [0-9,]+ values"):
+        make_trace(readings={"x": {"meta": [0] * 1_100_000, "arrays": {}}}).save(path)
+    large = load_image(np.zeros((8100, 8100, 3), np.uint8), max_pixels=10**8)
+    with pytest.raises(TraceError, match="64 million"):
+        replace(make_trace(images=((36, 60),), audio=()), images=(large,)).save(path)
+    tokens = make_trace().tokens
+    columns = {name: getattr(tokens, name)[:, :0] for name in ("top_ids", "top_logprob", "top_sample_logprob")}
+    none = replace(tokens, top_pieces={}, **columns)
+    with pytest.raises(TraceError, match="without an alternative"):
+        replace(make_trace(), tokens=none).save(path)
+    monkeypatch.setattr(tracecheck, "MAX_ROWS", 20)
+    with pytest.raises(TraceError, match="more than 20"):
+        make_trace().save(path)
+    assert not path.exists()
+
+
 # --- broken and hostile files -----------------------------------------------------------------------------------------
 
 
@@ -239,7 +262,7 @@ def test_what_is_no_trace(tmp_path):
     ]:
         (tmp_path / name).write_bytes(data)
         refused(tmp_path / name, word)
-    refused(pack(tmp_path / "zip.trace", {"word/document.xml": "<x/>"}), "which no trace does")
+    refused(pack(tmp_path / "zip.trace", {"word/document.xml": "<x/>"}), "no trace.json")
     refused(pack(tmp_path / "none.trace", {}), "no trace.json")
     refused(pack(tmp_path / "other.trace", {"trace.json": "[]"}), "not one of ours")
     refused(pack(tmp_path / "other.trace", {"trace.json": '{"format": "zed"}'}), "not one of ours")
@@ -255,6 +278,8 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_versions(good):
     refused(changed(good, lambda about: about.update(version=2)), r"newer workbench \(format version 2.*Upgrade")
+    later = changed(good, lambda about: about.update(version=2))
+    refused(pack(later, members(later) | {"spans.parquet": b"new"}), "newer workbench")  # also with a member it added
     refused(changed(good, lambda about: about.update(version=0)), "version 0")
     refused(changed(good, lambda about: about.update(version="1")), "Expected int")
 
@@ -310,6 +335,36 @@ def test_sizes_are_known_before_anything_is_unpacked(good, monkeypatch):
     refused(wide, "unpacks to more than 10,000,000")
     monkeypatch.setattr(archive, "MAX_MEMBERS", 5)
     refused(good, "members. Expected at most 5")
+
+
+def test_headers_that_take_for_ever_to_read(tmp_path):
+    """Each is a few kilobytes, and took minutes or gigabytes, or ended in an error of Python's own."""
+    path = tmp_path / "a.trace"
+    make_trace(readings={"x": {"meta": {}, "arrays": {"a": np.zeros(3, np.float32)}}}).save(path)
+    good = members(path)
+
+    def numpy_file(shape):
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + b"), } \n"
+        return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+    began = time.process_time()
+    for shape in (b"1" * 40 + b"X,", b"1, " * 5000):
+        refused(pack(path, good | {"readings/x/a.npy": numpy_file(shape)}), "of a kind that a trace does not hold")
+    refused(pack(path, good | {"readings/x/a.npy": numpy_file(b"0, 999999999999, 999999999999")}), "no array can have")
+    deep = b"\x19" * 5000
+    refused(pack(path, good | {"times.parquet": b"PAR1" + deep + len(deep).to_bytes(4, "little") + b"PAR1"}), "broken")
+    empty = b"\x19\xfc\xff\xff\x3f" + bytes((1 << 20) - 5)  # a list of a million empty structures
+    footer = b"PAR1" + empty + len(empty).to_bytes(4, "little") + b"PAR1"
+    refused(pack(path, good | {"times.parquet": footer}), "broken")
+    lists = b"[" + b"[]," * 600_000 + b"[]]"
+    refused(pack(path, good | {"readings/x/meta.json": lists}), r"more than 1,048,576 values")
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("name", ["~$notes.trace", "~nosuchuser/a.trace"])
+def test_a_tilde_that_is_no_home(name):
+    with pytest.raises(TraceError, match="no such file"):
+        Trace.load(name)
 
 
 @pytest.mark.parametrize("lie", [10, 5_000_000])

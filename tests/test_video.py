@@ -6,6 +6,7 @@ Pocket was not trained on videos; what it answers is no matter here.
 import io
 import json
 import struct
+import weakref
 import zipfile
 from dataclasses import replace
 from fractions import Fraction
@@ -129,6 +130,24 @@ def test_large_frames_are_scaled_and_said_so():
     video = load_video((np.zeros((2, 1500, 1000, 3), np.uint8), 1))
     assert (video.height, video.width) == (1254, 836)
     assert video.notes == ("frames scaled from 1000×1500 to 836×1254 pixels",)
+
+
+def test_large_frames_are_scaled_one_by_one(monkeypatch):
+    """Thirty-two frames of an 8K camera are 3 GB; what is kept of them is a tenth of it or less."""
+    held, most = [], []
+    fitted = module._fitted
+
+    def watched(frame):
+        held.append(weakref.ref(frame, held.remove))
+        most.append(len(held))
+        return fitted(frame)
+
+    monkeypatch.setattr(module, "_fitted", watched)
+    frames = np.zeros((6, 1500, 1000, 3), np.uint8)
+    video = load_video(encoded(frames, 25, "avi", "mjpeg", "yuvj420p"))
+    assert (len(video), video.height, video.width) == (6, 1254, 836)
+    assert video.notes == ("frames scaled from 1000×1500 to 836×1254 pixels",)
+    assert max(most) <= 2
 
 
 def turned_mp4(matrix):

@@ -35,6 +35,7 @@ __all__ = ["MAX_FILE", "Archive", "array_bytes", "json_bytes", "write"]
 MAX_FILE = 1 << 30  # bytes of the file, and of all members together once unpacked
 MAX_MEMBERS = 4096
 MAX_DEPTH = 40  # of nested JSON
+MAX_VALUES = 1 << 20  # of all JSON members together: each takes up to 60 times its bytes in Python
 MAX_BYTES = {".json": 16 << 20, ".parquet": 256 << 20, ".npy": 512 << 20}  # of one member; media:
 MAX_MEDIA_BYTES = 256 << 20
 
@@ -45,7 +46,10 @@ _ZIP_ERRORS = (
     OverflowError, MemoryError,
 )  # fmt: skip
 _END = struct.Struct("<4s4H2LH")  # the record that ends a zip file
-_NPY = re.compile(rb"\{'descr': '([<|][fiub][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,12},? ?)*)\), \} *\n")
+# a comma between any two numbers: with one way to read it, no text takes long to refuse
+_NPY = re.compile(
+    rb"\{'descr': '([<|][fiub][1248])', 'fortran_order': False, 'shape': \(((?:\d{1,12}, ?)*(?:\d{1,12})?)\), \} *\n"
+)
 _DTYPES = {"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -67,6 +71,9 @@ def write(path: str, members: Mapping[str, bytes]) -> None:
     for name, data in members.items():
         if len(data) > _limit(name):
             raise TraceError(f"{name} would have {len(data):,} bytes; at most {_limit(name):,} can be read back.")
+    values = sum(_values(data) for name, data in members.items() if name.endswith(".json"))
+    if values > MAX_VALUES:
+        raise TraceError(f"its JSON has {values:,} values; at most {MAX_VALUES:,} can be read back. Use arrays.")
     total = sum(map(len, members.values()))
     if total > MAX_FILE or len(members) > MAX_MEMBERS:
         raise TraceError(
@@ -92,7 +99,7 @@ def write(path: str, members: Mapping[str, bytes]) -> None:
 
 
 def json_bytes(value: Any, what: str) -> bytes:
-    """JSON in ASCII. Half a surrogate pair, which no other reader would take, becomes U+FFFD."""
+    """JSON in UTF-8. Half a surrogate pair, which no other reader would take, becomes U+FFFD."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
     except (TypeError, ValueError, RecursionError) as error:
@@ -126,6 +133,7 @@ class Archive:
 
     def __init__(self, file: zipfile.ZipFile, infos: Mapping[str, zipfile.ZipInfo]) -> None:
         self._file, self._infos = file, infos
+        self._values = 0
         self.names = tuple(infos)
 
     @classmethod
@@ -171,7 +179,11 @@ class Archive:
 
     def json(self, name: str) -> Any:
         """One member as JSON: no NaN, no key twice, at most ``MAX_DEPTH`` deep."""
-        return _json(self.read(name), name)
+        data = self.read(name)
+        self._values += _values(data)
+        if self._values > MAX_VALUES:
+            raise TraceError(f"its JSON has more than {MAX_VALUES:,} values.")
+        return _json(data, name)
 
     def table(self, name: str, columns: Mapping[str, Any], rows: int) -> dict[str, Any]:
         """One member as a table: exactly these columns, of these numpy dtypes (``str`` for text), and so many rows.
@@ -191,13 +203,16 @@ class Archive:
         if data[:8] != b"\x93NUMPY\x01\x00" or len(data) < 10:
             raise TraceError(f"{name} in it is no numpy array.")
         start = 10 + int.from_bytes(data[8:10], "little")
-        header = _NPY.fullmatch(data[10:start])
+        header = _NPY.fullmatch(data[10:start]) if start < 512 else None
         if header is None or header[1].decode() not in _DTYPES:
             raise TraceError(f"{name} in it is an array of a kind that a trace does not hold.")
         dtype, shape = np.dtype(header[1].decode()), tuple(int(n) for n in re.findall(rb"\d+", header[2]))
         if len(shape) > 8 or math.prod(shape) * dtype.itemsize != len(data) - start:
             raise TraceError(f"{name} in it: {len(data) - start:,} bytes are no array of {shape} {dtype}.")
-        return np.frombuffer(data, dtype, offset=start).reshape(shape)
+        try:
+            return np.frombuffer(data, dtype, offset=start).reshape(shape)
+        except ValueError as error:  # an axis of 0 beside ones beyond all memory
+            raise TraceError(f"{name} in it: no array can have the shape {shape}.") from error
 
 
 def _check_regular(path: Path) -> None:
@@ -241,6 +256,11 @@ def _directory(archive: zipfile.ZipFile, allowed: re.Pattern[str]) -> dict[str, 
     if len(infos) > MAX_MEMBERS or sum(info.file_size for info in infos.values()) > MAX_FILE:
         raise TraceError(f"it unpacks to more than {MAX_FILE:,} bytes or {MAX_MEMBERS:,} members.")
     return infos
+
+
+def _values(data: bytes) -> int:
+    """How many values a JSON text holds, or more: known before it is read."""
+    return 1 + sum(data.count(mark) for mark in (b",", b"[", b"{"))
 
 
 def _json(data: bytes, name: str) -> Any:

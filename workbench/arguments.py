@@ -1,18 +1,27 @@
-"""What may stand behind an option of the command line, checked, with words for what does not."""
+"""What may stand behind an option of the command line, checked, with words for what does not; and the console."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from workbench.errors import WorkbenchError
 
-__all__ = ["UsageError", "draft", "number", "temperature", "whole"]
+__all__ = ["UsageError", "console", "draft", "number", "temperature", "whole"]
 
 
 class UsageError(WorkbenchError):
     """Options that do not go together."""
+
+
+def console(**how: Any) -> None:
+    """Set how text is written to standard output and error (``encoding``, ``errors``), where that can be set."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(**how)
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -2,7 +2,7 @@
 
     workbench ask "What is at the top left?" --image scene.png      one question, the answer on standard output
     workbench view a.trace                                          a saved trace as an HTML page
-    workbench attend a.trace --token 3 --out map.png                where it looked, as a figure
+    workbench attend a.trace --token 1 --out map.png                where it looked, as a figure
     workbench doctor                                                what works here, and what mends the rest
     workbench lab [DIR]                                             the lessons in JupyterLab
     workbench gallery [DIR]                                         the lessons as pages
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import __version__, checkup, overlay
-from workbench.arguments import UsageError, draft, number, temperature, whole
+from workbench.arguments import UsageError, console, draft, number, temperature, whole
 from workbench.errors import TraceError, WorkbenchError
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ _EXITS = "exit status: 0 all went well, 1 the workbench raised an error, 2 wrong
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a Windows console cannot show every letter: "?" is better than a crash
-            stream.reconfigure(errors="replace")
+    console(errors="replace")  # a Windows console cannot show every letter: "?" is better than a crash
     try:
         asked = _parser().parse_args(arguments)
     except SystemExit as end:  # argparse has said what is wrong
@@ -344,9 +342,10 @@ def _view(asked: argparse.Namespace) -> int:
     trace = Trace.load(asked.trace)
     title = html.escape(Path(asked.trace).name)
     head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
-    body = '<body style="max-width: 60rem; margin: 2rem auto; padding: 0 1rem">'
-    page = f"{head}{body}\n{to_html(trace)}\n</body>\n</html>\n"
+    head += '<body style="max-width: 60rem; margin: 2rem auto; padding: 0 1rem">\n'
+    page = f"{head}{to_html(trace)}\n</body>\n</html>\n"
     if asked.out == "-":
+        console(encoding="utf-8", newline="\n")  # as the page itself says, whatever the console speaks
         print(page, end="")
         return OK
     goal = Path(asked.out).expanduser() if asked.out is not None else Path(asked.trace).with_suffix(".html")

@@ -108,10 +108,13 @@ def compare(a: Trace, b: Trace) -> TraceDiff:
 
 
 def _exact(a: Trace, b: Trace, n: int) -> np.ndarray | None:
-    stored = a.readings.get("reference")
-    if stored is None or list(stored["meta"].get("identity", ())) != list(b.model.identity):
+    stored = a.readings.get("reference", {})
+    meta, kl = stored.get("meta"), stored.get("arrays", {}).get("kl")
+    if not isinstance(meta, dict) or meta.get("identity") != list(b.model.identity):
         return None
-    return np.asarray(stored["arrays"]["kl"][:n], np.float64)
+    if kl is None or kl.shape != (len(a.tokens),):
+        raise TraceError("The reading 'reference' of trace a is broken: expected one KL a token.")
+    return np.asarray(kl[:n], np.float64)
 
 
 def _same_prompt(a: Trace, b: Trace) -> bool:

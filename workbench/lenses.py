@@ -156,7 +156,7 @@ class Lens:
                 over=str(meta["over"]), media=int(meta["media"]), identity=tuple(meta["identity"]), run=run,
                 prompt_tokens=T, segments=all_segments(trace.prompt.segments, trace.segments, T + N),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TraceError(f"A reading of a lens in this trace is broken: {error!r}.") from error
 
 

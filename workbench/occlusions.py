@@ -92,5 +92,5 @@ class Occlusion:
                 fine=arrays["fine"], how=str(meta["how"]), size=int(meta.get("size", 1)), passes=int(meta["passes"]),
                 identity=tuple(meta["identity"]), run=run,
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TraceError(f"A reading of an occlusion in this trace is broken: {error!r}.") from error

@@ -27,6 +27,8 @@ __all__ = ["MAX_ROWS", "MAX_TEXTS", "read_table", "table_bytes"]
 MAX_ROWS = 1 << 24
 MAX_TEXTS = 1 << 21  # rows of a table with text: each is an object in Python
 MAX_FOOTER = 1 << 20  # bytes
+MAX_HEADER = 4096  # bytes of a page's header: pyarrow's have under 100
+MAX_FIELDS = 1 << 16  # values of a footer or header: an empty one takes a byte there, and 64 here
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Parquet's physical type, its converted types (None: not said), and what is stored
@@ -121,7 +123,7 @@ def _check_schema(meta: Any, kinds: Mapping[str, Any], rows: int) -> None:
 def _pages(data: bytes, at: int, end: int, rows: int, kind: Any, out: list[Any]) -> int:
     """Read ``rows`` values from the pages that begin at ``at``; returns where they end."""
     while rows > 0:
-        thrift = _Thrift(data, at, end)
+        thrift = _Thrift(data, at, min(end, at + MAX_HEADER))
         header = thrift.struct()
         size, page = header[3], header[5]
         count, start = page[1], thrift.at
@@ -168,6 +170,7 @@ class _Thrift:
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self._data, self.at, self._end = data, at, end
+        self._left = MAX_FIELDS
 
     def _byte(self) -> int:
         if not 0 <= self.at < self._end:
@@ -185,6 +188,9 @@ class _Thrift:
         raise ValueError
 
     def _value(self, kind: int, depth: int) -> Any:
+        self._left -= 1
+        if depth > 12 or self._left < 0:
+            raise ValueError
         if kind in (1, 2):
             return kind == 1
         if kind == 3:
@@ -214,8 +220,6 @@ class _Thrift:
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
         """One structure, from where we stand."""
-        if depth > 12:
-            raise ValueError
         made: dict[int, Any] = {}
         field = 0
         while head := self._byte():

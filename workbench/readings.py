@@ -14,6 +14,7 @@ Readings are plain arrays with a little JSON about them, so that they go into a 
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -43,6 +44,7 @@ __all__ = [
     "can",
     "keep",
     "rank_correlation",
+    "stopping",
 ]
 
 QUESTIONS = ("attend", "lens", "occlude", "score", "branch", "speedup")
@@ -82,6 +84,11 @@ def can(inspector: Any, question: str, trace: Trace | None = None) -> str:
         return f"{type(inspector).__name__} cannot answer {question}."
     reason = getattr(inspector, "lacks", None)
     return reason(question) if callable(reason) else ""
+
+
+def stopping(method: Callable[..., Any], stop: Any) -> dict[str, Any]:
+    """``{"stop": stop}`` for a method of an inspector that can be stopped; nothing for one that cannot."""
+    return {"stop": stop} if stop is not None and "stop" in inspect.signature(method).parameters else {}
 
 
 def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
@@ -153,8 +160,8 @@ class Recorded:
     def lacks(self, question: str) -> str:
         """Why a question has no answer here; empty when it has one."""
         kind = {"attend": "attention", "lens": "lens", "occlude": "occlusion"}.get(question, question)
-        if self._of(kind):
-            return ""
+        if found := self._of(kind):
+            return self._strange(kind, found)
         return f"This trace holds no {kind}: load its model, or save it with readings (workbench.readings.keep)."
 
     def attend(
@@ -240,13 +247,19 @@ class Recorded:
     def _asked(self, question: str, trace: Trace) -> list[Any]:
         if trace.model.identity != self.info.identity or run_key(trace) != run_key(self.trace):
             raise Incompatible(f"{trace!r} is not the trace whose readings these are ({self.trace!r}).")
-        if reason := self.lacks(question):
-            raise TraceError(reason)
         kind = {"attend": "attention", "occlude": "occlusion"}.get(question, question)
         found = self._of(kind)
-        if any(tuple(r["meta"].get("identity", ())) != trace.model.identity for r in found):
-            raise Incompatible(f"The {kind} kept in this trace is of another model than the trace.")
+        if strange := self._strange(kind, found):
+            raise Incompatible(strange)
+        if reason := self.lacks(question):
+            raise TraceError(reason)
         return found
+
+    def _strange(self, kind: str, found: list[Any]) -> str:
+        """Why readings are not of this trace's model; empty when they are."""
+        if all(r["meta"].get("identity") == list(self.trace.model.identity) for r in found):
+            return ""
+        return f"The {kind} kept in this trace is of another model than the trace."
 
 
 def _over(reading: Any) -> tuple[Any, Any]:

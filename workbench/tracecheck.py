@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from workbench.columns import SOURCES, Rounds, Segment, Tokens
-from workbench.errors import PromptError, TraceError
+from workbench.errors import MediaError, PromptError, TraceError
 from workbench.media import Audio, Image, Video
+from workbench.media.pixels import MAX_PIXELS, check_dimensions
+from workbench.parquet import MAX_ROWS
 from workbench.trace import Trace
 from workbench.turns import EXTRAS, check_extras
 
@@ -56,6 +58,10 @@ _ID = 2**31 - 1
 
 
 def _tokens(t: Tokens, rounds: int) -> None:
+    if t.top_ids.size > MAX_ROWS:
+        raise TraceError(f"{len(t)} tokens with {t.top_ids.shape[1]} alternatives: more than {MAX_ROWS:,}. Keep fewer.")
+    if len(t) and not t.top_ids.shape[1]:
+        raise TraceError(f"{len(t)} tokens without an alternative. Expected one at least.")
     for name, low, high in (
         ("token_id", 0, _ID), ("rank", 0, _ID), ("top_ids", 0, _ID), ("source", 0, len(SOURCES) - 1),
         ("round", -1, rounds - 1), ("time_s", 0, 1e9), ("margin", 0, np.inf), ("entropy", -1e-3, 1e9),
@@ -67,6 +73,8 @@ def _tokens(t: Tokens, rounds: int) -> None:
 
 def _rounds(r: Rounds) -> None:
     k = r.draft_ids.shape[1]
+    if r.draft_ids.size > MAX_ROWS:
+        raise TraceError(f"{len(r)} rounds of up to {k} drafts: more than {MAX_ROWS:,}.")
     for name, low, high in (("draft_ids", -1, _ID), ("emitted_id", -1, _ID), ("proposed", 0, k), ("accepted", 0, k),
                             ("draft_s", 0, 1e9), ("verify_s", 0, 1e9)):  # fmt: skip
         _range(f"rounds.{name}", getattr(r, name), low, high)
@@ -113,9 +121,10 @@ def _prompt(trace: Trace) -> None:
     _tiling("answer", trace.segments, len(p), len(p) + len(trace.tokens))
     media = {"image": len(trace.images), "audio": len(trace.audio), "video": len(trace.video)}
     _messages(trace, media)
-    for s in p.segments:
-        if s.kind in media and s.media is not None and not 0 <= s.media < media[s.kind]:
-            raise TraceError(f"the prompt has a segment of {s.kind} {s.media}; there are {media[s.kind]}.")
+    for where, segments in (("prompt", p.segments), ("answer", trace.segments)):
+        for s in segments:
+            if s.kind in media and s.media is not None and not 0 <= s.media < media[s.kind]:
+                raise TraceError(f"the {where} has a segment of {s.kind} {s.media}; there are {media[s.kind]}.")
 
 
 def _tiling(where: str, segments: tuple[Segment, ...], start: int, stop: int) -> None:
@@ -143,6 +152,11 @@ def _media(trace: Trace) -> None:
     for media, kind in ((trace.images, Image), (trace.audio, Audio), (trace.video, Video)):
         if not all(isinstance(m, kind) for m in media):
             raise TraceError("its media are not what workbench.media loads.")
+    for one in trace.images:
+        try:
+            check_dimensions(one.width, one.height, one.name, MAX_PIXELS)
+        except MediaError as error:
+            raise TraceError(str(error)) from None
     count = len(trace.images) + len(trace.audio) + sum(len(m) for m in trace.video)
     held = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
     held += sum(m.nbytes for m in trace.video)
@@ -154,6 +168,8 @@ def _readings(readings: Mapping[str, Any]) -> None:
     for name, reading in readings.items():
         if not isinstance(reading, Mapping) or set(reading) != {"meta", "arrays"}:
             raise TraceError(f"reading {name!r} is not {{'meta': …, 'arrays': {{…}}}}.")
+        if len(reading["arrays"]) > MAX_MEDIA:
+            raise TraceError(f"reading {name!r} has {len(reading['arrays']):,} arrays. Expected {MAX_MEDIA:,} at most.")
         for word in (name, *reading["arrays"]):
             if not isinstance(word, str) or not re.fullmatch(READING_NAME, word, re.ASCII):
                 raise TraceError(

@@ -34,7 +34,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,6 +56,8 @@ _MEMBER = re.compile(
     rf"|media/[0-9a-f]{{64}}\.(?:png|jpg|webp|wav)|readings/{READING_NAME}/(?:meta\.json|{READING_NAME}\.npy)",
     re.ASCII,
 )
+# of any version: what a newer one adds is to be told as such
+_PLAIN = re.compile(r"(?!/)(?:(?!\.\.)[A-Za-z0-9_.,=+/-]){1,250}", re.ASCII)
 _EXTENSION = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "audio/wav": "wav"}
 _TOP = ("top_ids", "top_logprob", "top_sample_logprob")
 _DRAFTS = ("draft_ids", "draft_logprob", "target_logprob")
@@ -192,7 +193,7 @@ def load(path: str | os.PathLike) -> Trace:
     """
     name, label = _path(path)
     try:
-        with Archive.open(name, _MEMBER) as archive:
+        with Archive.open(name, _PLAIN) as archive:
             trace = _trace(archive)
         check(trace)
     except (TraceError, MediaError) as error:
@@ -213,9 +214,11 @@ def _trace(archive: Archive) -> Trace:
                 "Upgrade: pip install --upgrade gemma-workbench"
             )
         raise TraceError(f"it says format version {about['version']}. Expected {VERSION}.")
+    if strange := [member for member in archive.names if not _MEMBER.fullmatch(member)]:
+        raise TraceError(f"it holds {strange[0][:80]!a}, which no trace does.")
     rows = _get(about, "rows", dict)
     n, k, rounds, drafts = (_count(rows, name) for name in ("tokens", "top", "rounds", "drafts"))
-    if not n * k <= MAX_ROWS or not rounds * drafts <= MAX_ROWS:
+    if max(n * k, rounds * drafts) > MAX_ROWS:
         raise TraceError(f"trace.json in it says {n} tokens with {k} alternatives: more than {MAX_ROWS:,}.")
     columns = archive.table("tokens.parquet", _token_columns(), n)
     top = archive.table("top.parquet", {name: Tokens.DTYPES[name] for name in _TOP}, n * k)
@@ -380,7 +383,8 @@ def _path(path: Any) -> tuple[str, str]:
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str) or not name:
         raise TraceError(f"{path!r} is no place for a trace. Expected a path, such as 'a.trace'.")
-    return str(Path(name).expanduser()), display_name(name)  # shells leave the ~ of --save=~/a.trace
+    # shells leave the ~ of --save=~/a.trace; Path's own expanduser fails at "~$notes.trace"
+    return os.path.expanduser(name), display_name(name)  # noqa: PTH111
 
 
 def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:

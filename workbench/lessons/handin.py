@@ -22,6 +22,7 @@ __all__ = ["collect", "report"]
 
 _DATA = re.compile(r'<script type="application/json" id="workbench-report">(.*?)</script>', re.DOTALL)
 _MOST = 4 << 20
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid #8888;padding:.3rem .6rem;"
@@ -73,7 +74,9 @@ def collect(folder: str | os.PathLike) -> pd.DataFrame:
 
         lessons.collect("handed-in").to_csv("class.csv")
 
-    Cells say ``right`` (with ``, n tries`` and ``, hints n`` where so), ``solution shown``, ``not yet``, or nothing.
+    Columns of exercises are those that the lessons have, whatever else a page says. A name that a spreadsheet would
+    take for a formula has an apostrophe before it. Cells say ``right`` (with ``, n tries`` and ``, hints n`` where so),
+    ``solution shown``, ``not yet``, or nothing.
 
     Raises:
         WorkbenchError: There is no report in the folder, or one of them is broken; the message names it.
@@ -83,12 +86,14 @@ def collect(folder: str | os.PathLike) -> pd.DataFrame:
     paths = sorted(p for p in Path(folder).glob("*.html") if p.is_file())
     if not paths:
         raise WorkbenchError(f"{folder} holds no *.html: put the reports of the class there.")
-    rows = []
+    rows, known = [], exercises()
     for path in paths:
         data = _read(path)
-        cells = {name: _cell(row) for name, row in data["exercises"].items()}
-        right = sum(bool(row["right"]) for row in data["exercises"].values())
-        rows.append({"file": path.name, "name": data["name"], "right": right, **cells})
+        done = {name: row for name, row in data["exercises"].items() if name in known}
+        cells = {name: _cell(row) for name, row in done.items()}
+        right = sum(bool(row["right"]) for row in done.values())
+        named = f"'{data['name']}" if data["name"][:1] in _FORMULA else data["name"]
+        rows.append({"file": path.name, "name": named, "right": right, **cells})
     names = sorted({name for row in rows for name in row} - {"file", "name", "right"})
     return pd.DataFrame(rows, columns=["file", "name", "right", *names]).fillna("")
 
@@ -106,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
         page = path.read_text("utf-8") if path.stat().st_size <= _MOST else ""
         found = _DATA.search(page)
         data: Any = json.loads(found.group(1)) if found else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WorkbenchError(f"{path} cannot be read ({error}). Take it out of the folder.") from error
     data = data if isinstance(data, dict) else {}
     rows = data.get("exercises")

@@ -252,10 +252,11 @@ def _decode(file: BinaryIO, size: int, kind: str, label: str, max_seconds: float
     if len(mono) == 0:
         raise MediaError(f"{label}: it holds no sound (0 samples). Expected at least one.")
     promised = max(total, containers.promised_frames(file, size) if kind == "WAV" else 0)
-    missing = promised - total if promised > total else min(total, wanted) - len(mono)
+    ended, missing = (total, promised - total) if promised > total else (len(mono), min(total, wanted) - len(mono))
     notes: tuple[str, ...] = ()
     if missing > 0.05 * rate:  # encoders of MP3 and OGG may be some milliseconds off
-        notes = (f"the file breaks off after {_seconds((promised - missing) / rate)} of {_seconds(promised / rate)}",)
+        notes = (f"the file breaks off after {_seconds(ended / rate)} of {_seconds(promised / rate)}",)
+        total = ended
     return _Decoded(mono, heard, rate, channels, total, notes)
 
 

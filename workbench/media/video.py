@@ -261,22 +261,23 @@ def _from_frames(frames: Any, fps: float, label: str, count: int, max_seconds: f
         made = [(picture.pixels, list(picture.notes)) for picture in pictures]
         digest = _sha256("".join([*(p.sha256 for p in pictures), f"{total} {fps!r} fps"]).encode()).hexdigest()
     notes = list(dict.fromkeys(note for _, more in made for note in more))
-    return _video([pixels for pixels, _ in made], chosen / fps, total / fps, fps, total, label, digest, notes)
+    frames_in = [pixels for pixels, _ in made]
+    _check_sizes([frame.shape for frame in frames_in], label)
+    size = frames_in[0].shape[:2]
+    return _video(
+        [_fitted(frame) for frame in frames_in], size, chosen / fps, total / fps, fps, total, label, digest, notes
+    )
 
 
 def _video(
-    frames: list[np.ndarray], seconds: Any, length: float, fps: float, total: int, label: str, digest: str,
-    notes: list[str],
+    frames: list[np.ndarray], before: tuple[int, ...], seconds: Any, length: float, fps: float, total: int, label: str,
+    digest: str, notes: list[str],
 ) -> Video:  # fmt: skip
-    """Decoded upright frames to a Video, scaled down where they are large."""
-    _check_sizes([frame.shape for frame in frames], label)
+    """Upright frames of ``_fitted``, whose height and width were ``before`` that, to a Video."""
     height, width = frames[0].shape[:2]
-    size = _fitting(height, width)
-    if size != (height, width):
-        notes = [*notes, f"frames scaled from {width}×{height} to {size[1]}×{size[0]} pixels"]
-    stills = [
-        load_image(_scaled(frame, *size), name=_still_name(label, t)) for frame, t in zip(frames, seconds, strict=True)
-    ]
+    if (height, width) != tuple(before):
+        notes = [*notes, f"frames scaled from {before[1]}×{before[0]} to {width}×{height} pixels"]
+    stills = [load_image(frame, name=_still_name(label, t)) for frame, t in zip(frames, seconds, strict=True)]
     times = _frozen(np.asarray(seconds, np.float64))
     return Video(tuple(stills), times, length * 1000, fps, total, label, digest, tuple(notes))
 
@@ -286,7 +287,9 @@ def _fitting(height: int, width: int) -> tuple[int, int]:
     return (height, width) if factor >= 1 else (max(1, int(height * factor)), max(1, int(width * factor)))
 
 
-def _scaled(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def _fitted(frame: np.ndarray) -> np.ndarray:
+    """A frame, scaled down where it is large."""
+    height, width = _fitting(*frame.shape[:2])
     if frame.shape[:2] == (height, width):
         return frame
     picture: PIL.Image.Image = sources.need("PIL.Image", "videos").fromarray(frame)
@@ -332,7 +335,9 @@ def _from_file(file: BinaryIO, label: str, count: int, max_seconds: float) -> Vi
     file.seek(0)
     with _opened(file, kind, label) as (container, stream):  # anew: not every container can be wound back
         for frame, pts in _decoded(container, stream, [times[k] for k in chosen]):
-            frames.append(frame.to_ndarray(format="rgb24"))
+            pixels_in = frame.to_ndarray(format="rgb24")
+            frames.append(_fitted(pixels_in))  # at once: 32 frames of 40 megapixels would be 4 GB
+            size = pixels_in.shape[:2]
             shown.append(float((pts - times[0]) * stream.time_base))
             turned = int(frame.rotation) // 90 % 4
     if not frames:
@@ -341,9 +346,10 @@ def _from_file(file: BinaryIO, label: str, count: int, max_seconds: float) -> Vi
         notes.append(f"the file breaks off: {len(frames)} of {len(chosen)} frames could be decoded")
     if turned:
         frames = [np.rot90(frame, turned) for frame in frames]  # anticlockwise, as FFmpeg counts
+        size = size[::-1] if turned % 2 else size
         notes.append(f"turned upright by {180 if turned == 2 else 90}°")
     fps = float(total / length) if length else 1.0
-    return _video(frames, shown, float(length), fps, total, label, digest, notes)
+    return _video(frames, size, shown, float(length), fps, total, label, digest, notes)
 
 
 def _format(head: bytes, label: str) -> str:
