@@ -254,3 +254,32 @@ def test_of_equal_logits_the_first_in_the_vocabulary_comes_first():
     assert made["top_ids"][:, 0].tolist() == coarse.argmax(-1).tolist()
     assert (made["rank"] == 0).all()
     assert (np.diff(made["top_logprob"], axis=1) <= 0).all()
+
+
+def test_a_model_that_says_no_top_k_has_transformers_own(model, oracle):
+    theirs = oracle[0]
+    before = model.transformer.generation_config.top_k, theirs.generation_config.top_k
+    model.transformer.generation_config.top_k = theirs.generation_config.top_k = None
+    try:
+        trace = model.ask("Tell me a story.", seed=3, max_new_tokens=12, temperature=3.0, top_p=1.0, draft=0)
+        request = model.request(trace)
+        torch.manual_seed(3)
+        with torch.inference_mode():
+            made = theirs.generate(
+                request.ids, attention_mask=torch.ones_like(request.ids), mm_token_type_ids=request.type_ids,
+                do_sample=True, temperature=3.0, top_p=1.0, max_new_tokens=12,
+            )  # fmt: skip
+    finally:
+        model.transformer.generation_config.top_k, theirs.generation_config.top_k = before
+    assert trace.settings.top_k == 50
+    assert trace.tokens.token_id.tolist() == made[0, request.ids.shape[1] :].tolist()
+
+
+def test_each_thought_loses_its_label(model):
+    control, encode = model._prompter.control, model._prompter.encode
+    names = {text: token for token, text in control.items()}
+    first, last = names["<|channel>"], names["<channel|>"]
+    said = [first, *encode("thought\nOne."), last, *encode("A red"), first, *encode("thought\nTwo."), last]
+    trace = model.score("Hm?", [*said, *encode(" circle.")])
+    assert (trace.thought, trace.text) == ("One.\nTwo.", "A red circle.")
+    assert model.score("Hm?", [first, *encode("thought")]).thought == ""

@@ -218,6 +218,7 @@ def test_the_end_falls_inside_a_round(plain, knowing, examples, room):
     assert same(a, b)
     assert b.finish == "max_new_tokens"
     assert (b.rounds.proposed <= max(room - 1, 0)).all()
+    assert b.rounds.draft_ids.shape[1] == (7 if len(b.rounds) else 0), "as many columns as drafts were asked for"
 
 
 def test_a_stop_token_inside_a_round_ends_the_run(plain, knowing, examples):

@@ -7,6 +7,7 @@ of Transformers never writes into a tensor, it makes a new one, so holding on to
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from workbench.prompt import Feature
 
-__all__ = ["PrefixCache", "crop", "keep_all", "keep_window", "rewound", "size_of"]
+__all__ = ["PrefixCache", "crop", "hooks_of", "keep_all", "keep_window", "rewound", "size_of", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +31,12 @@ class PrefixCache:
     """The last few snapshots, oldest dropped first.
 
     Args:
-        most_bytes: What all snapshots together may hold.
+        most_bytes: What all snapshots together may hold. ``planning`` has room for that in what it keeps in reserve.
+        most: How many there may be: each prompt is compared with all of them.
     """
 
-    def __init__(self, most_bytes: int = 1 << 30) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, most_bytes: int = 1 << 28, most: int = 64) -> None:
+        self.most_bytes, self.most = most_bytes, most
         self._kept: list[_Snapshot] = []
 
     def __len__(self) -> int:
@@ -79,8 +81,30 @@ class PrefixCache:
         if size > self.most_bytes:
             return
         self._kept.append(_Snapshot(np.array(ids), media, cache, size))
-        while self.bytes > self.most_bytes:
+        while self.bytes > self.most_bytes or len(self) > self.most:
             self._kept.pop(0)
+
+
+def hooks_of(transformer: Any) -> tuple[Any, ...]:
+    """What of a model's modules was hooked or replaced, by number (those of hooks are never given twice)."""
+    found = []
+    for k, module in enumerate(transformer.modules()):
+        own = vars(module)
+        hooks = (*own["_forward_hooks"], *own["_forward_pre_hooks"])
+        if hooks or "forward" in own:
+            found.append((k, *hooks, id(own.get("forward"))))
+    return tuple(found)
+
+
+def weights_of(transformer: Any) -> tuple[tuple[int, ...], ...]:
+    """Of each weight where it lies and how often it was written to."""
+    import torch
+
+    plain = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+    return tuple(
+        (id(w), w.data_ptr() if type(w) in plain else 0, 0 if w.is_inference() else w._version)  # noqa: SLF001
+        for w in itertools.chain(transformer.parameters(), transformer.buffers())
+    )
 
 
 def _media(features: Sequence[Feature], n: int) -> tuple[tuple[int, int, str], ...]:

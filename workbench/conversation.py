@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from workbench.archive import json_bytes
-from workbench.errors import PromptError, TraceError
+from workbench.errors import MediaError, PromptError, TraceError
 from workbench.media import Audio, Image, Video, load_audio, load_image, load_video
 from workbench.trace import Trace
 from workbench.turns import EXTRAS, check_extras, sound_text
@@ -37,6 +38,7 @@ class Conversation:
     video: tuple[Video, ...] = ()
 
 
+_ARGUMENT = {"image": "images", "video": "video", "audio": "audio"}
 _LOADERS: Mapping[str, Callable[[Any], Any]] = {"image": load_image, "video": load_video, "audio": load_audio}
 
 
@@ -46,14 +48,23 @@ class _Media:
     def __init__(self, images: Iterable[Image] = (), audio: Iterable[Audio] = (), video: Iterable[Video] = ()) -> None:
         self.held: dict[str, list[Any]] = {"image": list(images), "video": list(video), "audio": list(audio)}
 
-    def part(self, kind: str, source: Any) -> dict[str, Any]:
-        """Load one and give the part that points to it."""
-        self.held[kind].append(_LOADERS[kind](source))
+    def part(self, kind: str, source: Any, where: str) -> dict[str, Any]:
+        """Load one and give the part that points to it; ``where`` it stood names what has no name of its own."""
+        try:
+            self.held[kind].append(_LOADERS[kind](source))
+        except MediaError as error:
+            if isinstance(source, (str, PathLike)):
+                raise
+            raise MediaError(f"{where}: {error}") from error
         return {"type": kind, "index": len(self.held[kind]) - 1}
 
     def parts(self, shown: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """The parts of several, a kind after the other."""
-        return [self.part(kind, source) for kind, sources in shown.items() for source in sources]
+        return [
+            self.part(kind, source, f"{_ARGUMENT[kind]}[{k}]")
+            for kind, sources in shown.items()
+            for k, source in enumerate(sources)
+        ]
 
 
 def conversation(
@@ -183,7 +194,7 @@ def _part(part: Any, where: str, media: _Media) -> dict[str, Any]:
     if kind == "text" and isinstance(part.get("text"), str):
         return {"type": "text", "text": sound_text(where, part["text"])}
     if isinstance(kind, str) and kind in _LOADERS and kind in part:
-        return media.part(kind, part[kind])
+        return media.part(kind, part[kind], where)
     raise PromptError(
         f"{where} has a part {part!r}; expected {{'type': 'text', 'text': …}}, {{'type': 'image', 'image': …}}, "
         "{'type': 'audio', 'audio': …} or {'type': 'video', 'video': …}."

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench import masks
-from workbench.cache import PrefixCache, keep_all, keep_window, rewound
+from workbench.cache import PrefixCache, hooks_of, keep_all, keep_window, rewound, weights_of
 from workbench.errors import ModelError
 from workbench.finite import NotFinite, check, culprit, refusal
 from workbench.prompt import Request
@@ -122,6 +122,28 @@ class Engine:
         self._pad = text.pad_token_id
         ids = (getattr(transformer.config, f"{kind}_token_id", None) for kind in ("image", "audio", "video"))
         self._soft = frozenset(i for i in ids if i is not None)
+        self._hooks, self._weights = hooks_of(transformer), weights_of(transformer)
+
+    def check(self) -> None:
+        """Refuse to run under another attention implementation: other ones read the masks made for this one otherwise.
+
+        Raises:
+            ModelError: ``transformer.set_attn_implementation`` was called.
+        """
+        now = self.transformer.config.get_text_config()._attn_implementation  # noqa: SLF001 (there is no other way to ask)
+        if now != "sdpa":
+            raise ModelError(
+                f"model.transformer was set to attention {now!r}; the workbench's own passes need 'sdpa'. Set it back: "
+                "model.transformer.set_attn_implementation('sdpa')"
+            )
+
+    def _known(self) -> PrefixCache | None:
+        """What is kept of prompts, if it is of the model as it is now: no hook came onto it, and no weight changed."""
+        weights = weights_of(self.transformer)
+        if weights != self._weights:
+            self.prefixes.clear()
+            self._weights = weights
+        return self.prefixes if hooks_of(self.transformer) == self._hooks else None
 
     def said(self, tokens: Iterable[int]) -> list[int]:
         """Token ids of an answer as the model is given them.
@@ -142,7 +164,8 @@ class Engine:
         request, device = run.request, self.transformer.device
         ids = request.prompt.ids
         T = len(ids)
-        start, cache = (0, None) if run.whole else self.prefixes.longest(ids, request.features)
+        known = self._known()
+        start, cache = (0, None) if run.whole or known is None else known.longest(ids, request.features)
         if cache is None:
             cache = DynamicCache(config=self.transformer.config.get_text_config())
         # what leaves the window is kept during this one pass, for the snapshot behind the media
@@ -158,9 +181,11 @@ class Engine:
             request.type_ids[:, start:].to(device),
         )
         if start < media_end < T:
-            self.prefixes.add(ids[:media_end], request.features, rewound(cache, T - media_end))
+            if known is not None:
+                known.add(ids[:media_end], request.features, rewound(cache, T - media_end))
             keep_window(cache)
-        self.prefixes.add(ids, request.features, rewound(cache, 0))
+        if known is not None:
+            known.add(ids, request.features, rewound(cache, 0))
         run.cache, run.hidden, run.cached = cache, rows[:, -1], start
         run.prompt_rows = rows[0] if run.whole else None
         logits = self.logits(rows[:, -1])

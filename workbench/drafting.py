@@ -154,6 +154,7 @@ class Drafted:
         self.drafter = drafter
         self.chooser: Chooser | None = drafter.pace.run(sampled) if drafts == "auto" else None
         self._next: Callable[[int], int] = self.chooser.next if self.chooser else fixed(int(drafts))
+        self._widest = 0 if drafts == "auto" else int(drafts)
         self._rows: list[dict[str, Any]] = []
 
     def __call__(self, engine: Engine, run: Run, logits: torch.Tensor) -> None:
@@ -231,7 +232,7 @@ class Drafted:
         """What was drafted, as columns."""
         if not self._rows:
             return Rounds.none()
-        widest = max(r["proposed"] for r in self._rows)
+        widest = max(self._widest, *(r["proposed"] for r in self._rows))
         columns: dict[str, Any] = {name: [r[name] for r in self._rows] for name in Rounds.DTYPES}
         for name, blank in (("draft_ids", -1), ("draft_logprob", np.nan), ("target_logprob", np.nan)):
             columns[name] = [[*row, *[blank] * (widest - len(row))] for row in columns[name]]

@@ -7,25 +7,29 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.attention import attend, attend_drafter
-from workbench.errors import PromptError, TraceError
+from workbench.errors import ModelError, PromptError, TraceError
+from workbench.flight import Speedup
 from workbench.lens import filters, lens, nearest
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention
 from workbench.occlusion import occlude
 from workbench.occlusions import Occlusion
+from workbench.scoring import measure
+from workbench.settings import whole
+from workbench.trace import ModelInfo, Trace
 
 if TYPE_CHECKING:
     from workbench.decoding import Engine
     from workbench.drafting import Drafter
     from workbench.prompt import Prompter, Request
-    from workbench.trace import Trace
 
-__all__ = ["Inspecting", "check_media", "check_stop"]
+__all__ = ["Inspecting", "check_calls", "check_media", "check_stop"]
 
 
 class Inspecting:
     """What ``LoadedModel`` answers about a trace; every answer can be kept in it (``workbench.readings.keep``)."""
 
+    info: ModelInfo
     _engine: Engine
     _drafter: Drafter | None
     _lock: Any
@@ -176,9 +180,49 @@ class Inspecting:
             self._usable()
             return filters(self._engine, kind, count)
 
+    def speedup(self, trace: Trace, repeats: int = 5, *, stop: threading.Event | None = None) -> Speedup:
+        """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, as many tokens each.
+
+        Args:
+            trace: A run of this model; its own draft setting is measured, "auto" if it had none. Of a branch, what
+                comes after its forced tokens.
+            repeats: Pairs of runs.
+            stop: An event that ends it.
+
+        Returns:
+            The ratio with its interval, and what passes and drafts cost; ``flight.verdict(trace, speedup)`` puts it in
+            words.
+
+        Raises:
+            ModelError: There is no drafter.
+            TraceError: The answer has one token only, all of it was given (``score``), or it was stopped.
+        """
+        whole("repeats", repeats, 1, 1000)
+        check_calls(stop)
+        if not isinstance(trace, Trace):
+            raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
+        with self._lock:
+            self._usable()
+            if self._drafter is None:
+                raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
+            return measure(self, self._engine, self._drafter, trace, repeats, stop)
+
     def _usable(self) -> None:
         """``LoadedModel`` has it."""
         raise NotImplementedError
+
+
+def check_calls(stop: Any, **functions: Any) -> None:
+    """Refuse what cannot be called, by its name, before any work.
+
+    Raises:
+        PromptError: One is no function; or ``stop`` is no event.
+    """
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            of = "Trace" if name == "on_round" else "Token"
+            raise PromptError(f"{name}={function!r}: expected a function of one {of}, or None.")
+    check_stop(stop)
 
 
 def check_stop(stop: Any) -> None:

@@ -166,7 +166,7 @@ def _device(asked: str | None, entry: Entry) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(asked).type
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ModelError(f"device={asked!r} is not a device that torch knows; try cpu, cuda or mps.") from None
     there = {
         "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,10 +16,9 @@ from workbench import videos
 from workbench.cache import PrefixCache
 from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
-from workbench.errors import Incompatible, ModelError, PromptError, TraceError
+from workbench.errors import DoesNotFit, Incompatible, ModelError, PromptError, TraceError
 from workbench.features import senses_of
-from workbench.flight import Speedup
-from workbench.inspecting import Inspecting, check_media
+from workbench.inspecting import Inspecting, check_calls, check_media
 from workbench.prompt import Conversation, Prompter, Request, conversation, listed
 from workbench.recording import Recorder
 from workbench.scoring import (
@@ -27,17 +27,18 @@ from workbench.scoring import (
     completion_ids,
     forced_by,
     held,
-    measure,
     prompt_logprobs,
     room_for,
     with_reference,
 )
-from workbench.settings import changed, configure, filled, whole
+from workbench.settings import changed, configure, filled
 from workbench.toolcalls import Call
 from workbench.tools import Desk, turns_of
 from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, Usage
 
 __all__ = ["LoadedModel"]
+
+_LABEL = re.compile(r"\Athought(\n|\Z)")  # how the model names the channel of its thoughts
 
 
 class LoadedModel(Inspecting):
@@ -149,12 +150,7 @@ class LoadedModel(Inspecting):
             **self._limits(), max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
             seed=seed, draft=draft, top=top, image_tokens=image_tokens, thinking=thinking,
         )  # fmt: skip
-        if on_token is not None and not callable(on_token):
-            raise PromptError(f"on_token={on_token!r}: expected a function of one Token, or None.")
-        if stop is not None and not callable(getattr(stop, "is_set", None)):
-            raise PromptError(f"stop={stop!r}: expected a threading.Event, or None.")
-        if on_round is not None and not callable(on_round):
-            raise PromptError(f"on_round={on_round!r}: expected a function of one Trace, or None.")
+        check_calls(stop, on_token=on_token, on_round=on_round)
         desk = Desk(tools, run_tools, tool_rounds)
         talk = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
         while True:
@@ -216,6 +212,10 @@ class LoadedModel(Inspecting):
             if completion is None:
                 raise PromptError("score of a question needs completion=: the answer to score.")
             before = UNASKED
+            if isinstance(asked, Mapping) or not isinstance(asked, (str, Iterable)):
+                raise PromptError(
+                    f"score of {type(asked).__name__}: expected a trace, a question or a list of messages."
+                )
             question, history = (asked, None) if isinstance(asked, str) else (None, asked)
             what = conversation(question, images=images, audio=audio, video=video, system=system, history=history)
         ids = completion_ids(self._prompter, completion, of=asked if isinstance(asked, Trace) else None)
@@ -264,6 +264,7 @@ class LoadedModel(Inspecting):
             Incompatible: The trace is of another model.
         """
         began = time.perf_counter()
+        check_calls(stop, on_token=on_token)
         forced = forced_by(self._prompter, trace, at, token)
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         room_for(forced, settings, at, token)
@@ -277,32 +278,6 @@ class LoadedModel(Inspecting):
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         with self._lock:
             return self._run(self.request(trace), settings, began=began, forced=list(forced))[0]
-
-    def speedup(self, trace: Trace, repeats: int = 5, *, stop: threading.Event | None = None) -> Speedup:
-        """Whether drafting pays off for a run: drafted and undrafted in turns, warmed up, as many tokens each.
-
-        Args:
-            trace: A run of this model; its own draft setting is measured, "auto" if it had none. Of a branch, what
-                comes after its forced tokens.
-            repeats: Pairs of runs.
-            stop: An event that ends it.
-
-        Returns:
-            The ratio with its interval, and what passes and drafts cost; ``flight.verdict(trace, speedup)`` puts it in
-            words.
-
-        Raises:
-            ModelError: There is no drafter.
-            TraceError: The answer has one token only, all of it was given (``score``), or it was stopped.
-        """
-        whole("repeats", repeats, 1, 1000)
-        if not isinstance(trace, Trace):
-            raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
-        with self._lock:
-            self._usable()
-            if self._drafter is None:
-                raise ModelError(f"{self.info.name} was loaded without a drafter: there is nothing to compare.")
-            return measure(self, self._engine, self._drafter, trace, repeats, stop)
 
     def behind_prompt(self, trace: Trace) -> tuple[Any, Any, int]:
         """A cache of a trace's prompt, free to be extended, the last hidden state (1, hidden size), and its length."""
@@ -360,6 +335,16 @@ class LoadedModel(Inspecting):
     def _usable(self) -> None:
         if self._closed:
             raise ModelError(f"{self.info.name} was unloaded: call workbench.load({self.info.name!r}) again.")
+        self._engine.check()
+
+    def forget(self) -> None:
+        """Let go of what is kept of earlier prompts, so that the next one is computed from its start.
+
+        Nobody needs it to get right answers: nothing is kept or used while a hook of yours is on the model, and all of
+        it goes when a weight changes.
+        """
+        with self._lock:
+            self._prefixes.clear()
 
     def _close(self) -> None:
         """Let go of the weights; called by ``workbench.unload``, after any run in progress."""
@@ -383,6 +368,8 @@ class LoadedModel(Inspecting):
         stop: threading.Event | None = None, forced: list[int] | None = None, score: bool = False,
     ) -> tuple[Trace, Run]:  # fmt: skip
         """Run a request to its end; ``score``: along the forced tokens only, all of the prompt computed."""
+        import torch
+
         T = len(request.prompt)
         if self.context - T < 1:
             raise PromptError(
@@ -404,10 +391,17 @@ class LoadedModel(Inspecting):
         if self._drafter is not None and settings.draft != 0:
             strategy = Drafted(self._drafter, settings.draft, sampled=settings.temperature > 0)
         config = configure(self.transformer.generation_config, settings)
-        run = generate(
-            self._engine, request, config, strategy, recorder, seed=settings.seed,
-            stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
-        )  # fmt: skip
+        try:
+            run = generate(
+                self._engine, request, config, strategy, recorder, seed=settings.seed,
+                stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
+            )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            self.forget()
+            raise DoesNotFit(
+                f"{self.info.device} ran out of memory over a prompt of {T:,} tokens. What was kept of earlier prompts "
+                "was let go: ask again, or with fewer media or a smaller image_tokens=."
+            ) from error
         rounds = strategy.rounds()
         tokens = recorder.tokens(rounds.draft_ids)
         ended = time.perf_counter()
@@ -420,7 +414,7 @@ class LoadedModel(Inspecting):
                   for kind in ("image", "audio", "video")}  # fmt: skip
         trace = Trace(
             text=self._words(said, segments, T, "text"),
-            thought=self._words(said, segments, T, "thought").removeprefix("thought\n"),
+            thought=self._words(said, segments, T, "thought"),
             prompt=request.prompt, tokens=tokens, rounds=rounds, settings=settings, model=self.info,
             usage=Usage(prompt=T, cached=run.cached, generated=len(tokens), **counts),
             timing=Timing(
@@ -433,8 +427,10 @@ class LoadedModel(Inspecting):
         return trace, run
 
     def _words(self, said: np.ndarray, segments: Sequence[Segment], start: int, kind: str) -> str:
-        parts = [said[s.start - start : s.stop - start] for s in segments if s.kind == kind]
-        return "".join(self._prompter.decode(ids.tolist()) for ids in parts)
+        parts = [
+            self._prompter.decode(said[s.start - start : s.stop - start].tolist()) for s in segments if s.kind == kind
+        ]
+        return "".join(parts) if kind == "text" else "\n".join(_LABEL.sub("", part) for part in parts)
 
 
 def _never() -> bool:

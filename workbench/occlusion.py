@@ -264,7 +264,7 @@ class _Runner:
         ).last_hidden_state[:, self.rows - start]  # (B, tokens, D)  # fmt: skip
         total = torch.zeros(len(given), dtype=torch.float64)
         for k, row in enumerate(out.transpose(0, 1)):
-            total += engine.logits(row).log_softmax(dim=-1)[:, self.ids[k]].double().cpu()
+            total += engine.logits(row).log_softmax(dim=-1)[:, self.ids[k]].cpu().double()
         return total
 
 

@@ -77,6 +77,19 @@ class Request:
         return out
 
 
+def _joined(content: Any) -> Any:
+    """A turn's parts, neighbouring texts made one as the template joins them: no control token comes together there."""
+    if isinstance(content, str):
+        return content
+    out: list[dict[str, Any]] = []
+    for part in content:
+        if out and part["type"] == out[-1]["type"] == "text":
+            out[-1] = {**out[-1], "text": out[-1]["text"].strip() + part["text"].strip()}
+        else:
+            out.append(part)
+    return out
+
+
 class Prompter:
     """A processor, with memory for the features of the last pictures, sounds and videos.
 
@@ -218,6 +231,7 @@ class Prompter:
         self, messages: Sequence[Mapping[str, Any]], schemas: list[Any]
     ) -> tuple[list[dict[str, Any]], list[Any], dict[str, str]]:
         """Messages and tools for the template, with typed control tokens behind stand-ins that no text holds."""
+        messages = [{**m, "content": _joined(m["content"])} for m in messages]
         everything = "".join(texts_in([[{**m, "role": ""} for m in messages], schemas]))
         typed = sorted(set(self._is_control.findall(everything)))
         marks = (chr(c) for c in range(0xE000, 0xF8FF) if chr(c) not in everything)

@@ -19,6 +19,7 @@ MOST_DRAFTS = 16
 MOST_TOP = 1000
 ANSWER = 128  # tokens, where nobody says how many
 _MOST = 2**31 - 1
+_TOP_K = 50  # Transformers' own, where a model's generation configuration says nothing
 CHANGEABLE = ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "draft", "top")
 """What a second run of a trace may be asked to change."""
 
@@ -42,7 +43,7 @@ def filled(
     whole("top", top, 1, min(MOST_TOP, vocabulary))
     if seed is not None:
         whole("seed", seed, 0, 2**63 - 1)
-    if draft != "auto":
+    if not (isinstance(draft, str) and draft == "auto"):
         whole("draft", draft, 0, MOST_DRAFTS, also=' or "auto"')
         if draft and not drafter:
             raise ModelError(f"draft={draft}: the model was loaded without a drafter. Pass draft=0.")
@@ -63,9 +64,10 @@ def filled(
     usual = float(defaults.temperature if defaults.temperature is not None else 1.0) if defaults.do_sample else 0.0
     heat = usual if temperature is None else float(temperature)
     drawn = heat > 0
+    usual_k = _TOP_K if defaults.top_k is None else int(defaults.top_k)
     return Settings(
         max_new_tokens=int(max_new_tokens), temperature=heat,
-        top_k=0 if not drawn else int(defaults.top_k or 0) if top_k is None else int(top_k),
+        top_k=0 if not drawn else usual_k if top_k is None else int(top_k),
         top_p=1.0 if not drawn else float(defaults.top_p or 1.0) if top_p is None else float(top_p),
         seed=None if not drawn else int(seed) if seed is not None else secrets.randbits(32),
         draft=0 if not drafter else draft if draft == "auto" else int(draft), top=int(top),
