@@ -144,6 +144,62 @@ def test_what_hiding_hardly_changes_is_not_drawn_as_if_it_did(trace):
         assert cells(answer).max() == (0 if faint else 255)
 
 
+def test_a_page_says_of_a_word_s_sinks_what_the_notebook_says(trace):
+    """They are of the word, not of all that were read at once."""
+    each = make_attention(trace)
+    weights = each.weights[0].copy()
+    weights[:, 3:, 0] -= 0.24  # three of the six words hardly look at the first position
+    weights[:, 3:, 1] += 0.24
+    mixed = replace(each, weights=(weights,) * len(each.weights))
+    looker = Looker(trace)
+    looker.attend = lambda trace, tokens=None: mixed.only(
+        positions=None if tokens is None else [k + len(trace.prompt) - 1 for k in np.atleast_1d(tokens)]
+    )
+    view = AttentionView(trace, looker)
+    kept = view.saved_answers()
+    for token in range(6):
+        for sinks in (True, False):
+            how = {"token": token, "layer": None, "head": None, "reduce": "mean", "sinks": sinks}
+            live, saved = view.answer({"ask": "attend", **how}), kept[question_key(ask="attend", **how)]
+            assert live["sinks"] == saved["sinks"]
+            assert (0 in [position for position, *_ in live["sinks"]]) == (token < 3)
+            assert cells(live["images"][0]).tolist() == cells(saved["images"][0]).tolist()
+
+
+def test_what_is_kept_is_bounded_and_what_is_asked_can_be_ended(trace):
+    looker = Looker(trace)
+    view = AttentionView(trace, looker)
+    view.kept_most = 2 * sum(w.nbytes for w in make_attention(trace, 0).weights)
+    for token in (0, 1, 2, 2, 1, 0):
+        view.answer({"ask": "attend", "token": token})
+    assert looker.asked == [0, 1, 2, 0]
+    given = []
+    looker.lens = lambda trace, over, media, stop: given.append(stop) or make_lens(trace, media)
+    for _ in range(2):
+        view.answer({"ask": "lens", "media": 0})
+        view.halt()
+    assert [stop.is_set() for stop in given] == [True, True]
+    assert given[0] is not given[1]
+    with pytest.raises(TraceError, match="expected 'image' or 'audio'"):
+        view.answer({"ask": "occlude", "token": 1, "kind": "text", "media": 0})
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"kind": "occlusion"}, {"kind": "occlusion", "tokens": [[]], "over": {}, "media": []},
+     {"kind": "attention", "of": "model", "identity": 5}, {"kind": "attention", "of": "model", "identity": ["a"]},
+     {"kind": "lens", "over": "image", "media": [0]}, {"kind": "occlusion", "identity": None, "tokens": [2**40]}],
+)  # fmt: skip
+def test_readings_of_a_stranger_that_make_no_sense(trace, tmp_path, meta):
+    view = AttentionView(replace(trace, readings={"x": {"meta": meta, "arrays": {}}}))
+    asked = [{"ask": "attend", "token": 0}, {"ask": "occlude", "token": 0, "kind": "image", "media": 0},
+             {"ask": "lens", "media": 0}]  # fmt: skip
+    for question in asked:
+        with pytest.raises(WorkbenchError, match="trace"):
+            view.answer(question)
+    assert "Where it looked" in page([view]), "the rest is shown"
+
+
 def test_what_a_trace_kept_needs_no_model(trace, tmp_path):
     kept = keep(trace, make_attention(trace, tokens=[1, 2]))
     view = AttentionView(kept)

@@ -661,6 +661,117 @@ def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed
     asyncio.run(go())
 
 
+class Slow(Echo):
+    """Looks for so many seconds, unless it is stopped."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds, self.looks = seconds, []
+
+    def occlude(self, trace, token, over="image", media=0, stop=None):
+        self.looks.append("began")
+        if stop.wait(self.seconds):
+            self.looks.append("stopped")
+            raise TraceError("occlude was stopped.")
+        raise TraceError("occlude is done.")
+
+
+HIDE = {"ask": "occlude", "token": 0, "kind": "image", "media": 0}
+
+
+async def _answered(desk, who):
+    visitor = Visitor(who, f"10.0.0.{ord(who[0])}")
+    told = [update async for update in desk.ask(Question("hi"), visitor)]
+    return told[-1].run, visitor.address
+
+
+def test_a_look_ends_with_stop_with_its_time_and_with_its_visitor():
+    async def go():
+        model = Slow(20)
+        desk = Desk(model, replace(LIMITS, seconds=0.5))
+        (a, at_a), (b, at_b) = await _answered(desk, "a"), await _answered(desk, "b")
+
+        def look(run, address):
+            return asyncio.create_task(desk.look(run.ticket, lambda run, stop: run.answer(HIDE, stop), address))
+
+        began = time.monotonic()
+        with pytest.raises(WorkbenchError, match="took longer than 0 s and was ended"):
+            await look(a, at_a)
+        assert model.looks == ["began", "stopped"]
+        desk.limits = replace(LIMITS, seconds=60)
+        first, waiting = look(a, at_a), look(b, at_b)
+        await asyncio.sleep(0.2)
+        desk.leave("b")  # in line: it never runs
+        with pytest.raises(WorkbenchError, match="before it was your turn"):
+            await waiting
+        assert desk.stop("a")
+        with pytest.raises(TraceError, match="was stopped"):
+            await first
+        assert model.looks == ["began", "stopped"] * 2
+        assert desk.line.places == []
+        assert not desk.stop("a")
+        assert time.monotonic() - began < 10
+
+    asyncio.run(go())
+
+
+def test_who_asks_without_end_pushes_out_his_own_answers():
+    async def go():
+        desk = Desk(Echo(), replace(LIMITS, kept=4, kept_each=3))
+        mine, _ = await _answered(desk, "mine")
+        for k in range(6):  # a new session for each, from one address
+            visitor = Visitor(f"call {k}", "10.0.0.99")
+            assert [update async for update in desk.ask(Question("hi"), visitor)][-1].run is not None
+        assert len(desk.runs) == 4
+        assert desk.runs.get(mine.ticket) is mine
+
+    asyncio.run(go())
+
+
+def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path):
+    url, demo = serve(Echo(), limits=replace(LIMITS, disk=3 << 20, upload=1 << 20))
+    files = []
+    for k in range(8):
+        path = tmp_path / f"{k}.bin"
+        path.write_bytes(os.urandom((1 << 20) - 2000))
+        files.append(path)
+
+    def send(path):
+        with path.open("rb") as file:
+            return httpx.post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(send, files))
+    assert set(codes) == {200, 503}
+    assert codes.count(200) <= 3
+    assert demo.desk.uploads.bytes() <= 3 << 20
+
+
+def test_no_widget_is_left_of_answers_that_are_forgotten():
+    from ipywidgets import Widget
+
+    def known():
+        return len(widgets_of(Widget))
+
+    async def go():
+        desk = Desk(Echo(), replace(LIMITS, kept_each=1))
+        before = known()
+        for _ in range(5):
+            run, address = await _answered(desk, "a")
+            await desk.look(run.ticket, lambda run, _: run.views(), address, model=False)
+        desk.leave("a")
+        assert known() <= before
+
+    asyncio.run(go())
+
+
+def widgets_of(kind):
+    """All widgets that ipywidgets knows, wherever this version of it keeps them."""
+    import ipywidgets.widgets.widget as module
+
+    return module._instances
+
+
 def test_a_file_that_others_have_uploaded_too_stays_for_them(kept):
     path = kept.folder / "class.png"
     png(path, (1, 2, 3))

@@ -1,6 +1,7 @@
 """MediaInput: uploads in parts, what is refused and when, order, cards."""
 
 import io
+import os
 import wave
 
 import numpy as np
@@ -144,6 +145,20 @@ def test_paths(tmp_path):
     media.answer({"ask": "path", "path": f" {tmp_path / 'a b.png'} "})
     media.answer({"ask": "path", "path": str(tmp_path / "c.wav")})
     assert [item["kind"] for item in media.items] == ["image", "audio"]
+    here = tmp_path / "home"
+    here.mkdir()
+    (here / "s.wav").write_bytes(wav(make_sound(0.2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(here))
+        patch.setenv("USERPROFILE", str(here))
+        media.add("~/s.wav")
+    assert [item["kind"] for item in media.items] == ["image", "audio", "audio"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(MediaError, match="pipe"):
+            media.add(tmp_path / "pipe")  # not waited for
+    with pytest.raises(MediaError, match="cannot be opened"):
+        media.add("a\0b")
     for path, words in ((" ", "Write the path"), (str(tmp_path / "none.png"), r"none\.png"), (str(tmp_path), ".")):
         with pytest.raises(MediaError, match=words):
             media.answer({"ask": "path", "path": path})

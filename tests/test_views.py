@@ -206,6 +206,28 @@ def test_what_cannot_be_asked_is_told_with_the_reason():
         view.answer({"ask": "nothing"})
 
 
+def test_a_round_is_its_own_tokens_where_plain_ones_stand_between():
+    trace = make_trace(rounds=4)
+    rounds = np.array([-1, 0, -1, 1, 1, -1, 2, 3, -1])
+    plain = replace(trace, tokens=replace(trace.tokens, round=rounds))
+    sent = DraftView(plain).data["rounds"]
+    first, last = (np.frombuffer(sent[name]["view"], np.int32).tolist() for name in ("first", "last"))
+    assert (first, last) == ([1, 3, 6, 7], [2, 5, 7, 8])
+
+
+def test_a_page_of_a_trace_leaves_no_widget(tmp_path):
+    import ipywidgets.widgets.widget as module
+
+    before = len(module._instances)
+    for _ in range(3):
+        to_html(make_trace(rounds=4), tmp_path / "a.html")
+    TokenView().close()
+    assert len(module._instances) == before
+    for path, title in (("", None), (tmp_path / "b.html", "\ud800")):
+        with pytest.raises(TraceError, match="cannot be written"):
+            to_html(make_trace(), path, title=title)
+
+
 def test_rounds_are_sent_with_their_first_tokens():
     view = DraftView(make_trace(rounds=4), Fake())
     rounds = view.data["rounds"]

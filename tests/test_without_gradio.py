@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from workbench.versions import installing
+
 ROOT = Path(__file__).resolve().parents[1]
 HIDE = """\
 import importlib.machinery as machinery
@@ -46,7 +48,7 @@ def test_the_command_says_what_it_needs(hidden):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.strip() == (
-        "workbench: The demo needs gradio: pip install 'gemma-workbench[demo]', or python start.py demo."
+        f"workbench: The demo needs gradio: python -m pip install {installing('demo')}, or python start.py demo."
     )
 
 
@@ -62,7 +64,8 @@ def test_from_python_it_is_an_error_of_ours_and_a_replay_needs_none(hidden):
     """
     lines = python(code, hidden).stdout.splitlines()
     assert lines == [
-        "Replay Limits", "The demo needs gradio: pip install 'gemma-workbench[demo]', or python start.py demo.",
+        "Replay Limits",
+        f"The demo needs gradio: python -m pip install {installing('demo')}, or python start.py demo.",
     ]  # fmt: skip
 
 
@@ -79,7 +82,7 @@ def test_lesson_10_says_so_and_runs_to_its_end(hidden, tmp_path):
     said = {tag: "".join(out.get("text", "") for out in cell.outputs) for tag, cell in cells.items()
             if cell.cell_type == "code"}  # fmt: skip
     assert "Gradio is not installed here" in said["gradio"]
-    assert "gemma-workbench[demo]" in said["gradio"]
+    assert ".[demo]" in said["gradio"]
     assert [said[tag] for tag in ("launch", "ask", "four", "check")] == [""] * 4
     assert "--share puts this machine's model on a public address" in said["refused"]
     assert "what you can give away" in said["close"]

@@ -170,6 +170,85 @@ def test_runs_can_be_gone_back_to_and_followed_up(bench):
     assert bench.history.value == 2
 
 
+def test_what_a_conversation_holds_is_not_asked_about_twice(bench):
+    picture, word, other = make_image(36, 60), make_sound(0.2), make_image(24, 24, "other.png", seed=3)
+    bench.question.value, bench.follow.disabled = "x", False
+    before = make_trace(images=((36, 60),), audio=())
+    turns = ({"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *before.prompt.messages)
+    before = replace(before, prompt=replace(before.prompt, messages=turns))
+    bench._keep(before)
+    bench.media.add(before.images[0], word)
+    bench.follow.value = True
+    bench.settings.system.value = "Be brief."
+    bench.run()
+    bench.wait(5)
+    asked = bench.model.asked[-1]
+    assert (asked["images"], [one.sha256 for one in asked["audio"]]) == ([], [word.sha256])
+    assert asked["system"] is None, "the conversation has it"
+    bench._keep(before)
+    bench.media.add(other, picture)
+    bench.settings.system.value = "Be long."
+    with pytest.raises(PromptError, match="began with another system text"):
+        bench.run()
+    assert not bench.running
+    bench.settings.system.value = ""
+    bench.run()
+    bench.wait(5)
+    known = before.images[0].sha256
+    assert [one.sha256 for one in bench.model.asked[-1]["images"]] == [
+        one.sha256 for one in (other, picture) if one.sha256 != known
+    ]
+
+
+def test_a_run_and_stop_do_not_wait_for_what_a_view_asks(bench):
+    """The model is read under a lock: a question about a long prompt would hold a run up."""
+    looked, entered, ended = bench.views["Where it looked"], threading.Event(), []
+
+    def attend(trace, tokens=None, stop=None):
+        entered.set()
+        ended.append(stop.wait(10))
+        raise TraceError("attend was stopped.")
+
+    bench.model.attend = attend
+    bench._keep(make_trace())
+
+    def ask():
+        with pytest.raises(TraceError, match="stopped"):
+            looked.answer({"ask": "attend", "token": 1})
+
+    for end in (lambda: (setattr(bench.question, "value", "x"), bench.run(), bench.wait(5)), bench.export_button.click):
+        entered.clear()
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert entered.wait(5)
+        end()
+        asking.join(5)
+        assert not asking.is_alive()
+        bench.stop()  # the page asks as well
+        bench.wait(5)
+    assert ended == [True] * len(ended)
+    assert "attend was stopped" in bench.status.value
+    assert not bench.running
+
+
+def test_no_stopping_stands_behind_the_last_word(bench):
+    said = []
+    bench.status.observe(lambda change: said.append(change.new), names="value")
+    keep = bench._keep
+
+    def late(trace):
+        out = keep(trace)
+        threading.Thread(target=bench.stop).start()  # a click just as it ends
+        return out
+
+    bench._keep = late
+    bench.question.value = "x"
+    bench.run()
+    bench.wait(5)
+    time.sleep(0.2)
+    assert "Done: 9 tokens" in bench.status.value
+
+
 def test_a_branch_is_a_run_of_its_own(bench):
     bench.question.value = "x"
     bench.run()
@@ -251,6 +330,7 @@ def test_what_a_view_cannot_show_is_told_and_nothing_old_stays_in_it(bench, monk
     assert "Where it looked: ZeroDivisionError" in bench.status.value
     bench.path.value = str(tmp_path / "b")
     bench.export_button.click()
+    bench.wait(5)
     assert "ZeroDivisionError" in bench.status.value
     assert not (tmp_path / "b.html").exists()
     del looked.describe
@@ -345,6 +425,7 @@ def test_a_folder_is_no_file(bench, tmp_path, monkeypatch, name):
     bench.path.value = name
     for press in (bench.save_button, bench.export_button):
         press.click()
+        bench.wait(5)
         assert "is a folder" in bench.status.value
     assert list(tmp_path.iterdir()) == []
 
@@ -355,11 +436,13 @@ def test_a_name_that_the_disk_does_not_take_is_told(bench, tmp_path, monkeypatch
     for press in (bench.save_button, bench.export_button):
         bench._say("")
         press.click()
+        bench.wait(5)
         assert "cannot be written" in bench.status.value
     bench.path.value = str(tmp_path / "a\0b")
     for press in (bench.save_button, bench.export_button):
         bench._say("")
         press.click()
+        bench.wait(5)
         assert 'role="alert"' in bench.status.value
     monkeypatch.setattr(Path, "is_dir", lambda self: os.scandir(tmp_path / "none"))
     with pytest.raises(TraceError, match="cannot be written: No such file"):
@@ -374,6 +457,7 @@ def test_home_is_meant_by_a_tilde(bench, tmp_path, monkeypatch):
     bench.path.value = "~/mine"
     bench.save_button.click()
     bench.export_button.click()
+    bench.wait(5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.html", "mine.trace"]
 
 
@@ -386,6 +470,7 @@ def test_saving_and_exporting(bench, tmp_path):
     assert "Saved:" in bench.status.value
     assert Trace.load(tmp_path / "mine.trace").text == trace.text
     bench.export_button.click()
+    bench.wait(5)
     assert "Drafts, round by round" in (tmp_path / "mine.html").read_text("utf-8")
     bench.path.value = " "
     bench.save_button.click()

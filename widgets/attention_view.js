@@ -314,12 +314,18 @@ function build({ model, body, ask, complain: say, data, signal }) {
     sights,
     shares,
     h("div", { class: "wb-head" }, "Words it looked at"), around.element, status, gridDetails);
+  let behind = false; // in a tab that nobody sees: a question would keep the model from whoever looks at another
   const choose = () => {
     strip.select(model.get("selected") < data.pieces.length ? model.get("selected") : -1);
+    behind = !body.getClientRects().length;
+    if (behind) return;
     again();
     openHeads();
   };
   choose();
+  const seen = new ResizeObserver(() => behind && choose());
+  seen.observe(body);
+  signal.addEventListener("abort", () => seen.disconnect(), { once: true });
   listen(model, "change:selected", choose, signal);
 }
 

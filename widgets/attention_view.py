@@ -8,6 +8,7 @@ Only what is shown is sent, one byte a cell, scaled to the largest value of its 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from widgets.buffers import array, size
 from widgets.media_input import outline, wav
 from workbench.errors import TraceError, WorkbenchError
 from workbench.media import SAMPLE_RATE
-from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can, rank_correlation
+from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can, rank_correlation, stopping
 from workbench.thumbnails import thumbnail
 from workbench.trace import Trace
 
@@ -28,7 +29,8 @@ __all__ = ["AttentionView", "spectrogram"]
 
 _SIDE, _LEAST_SIDE = 640, 80  # pixels of a picture shown; of each of many
 _PICTURES = 6 << 20  # bytes of all of them
-_REMEMBERED = 64  # words whose attention is kept
+_REMEMBERED = 64  # words whose attention, or whose occlusion, is kept
+_KEPT = 64 << 20  # bytes of attention that is kept
 _PAGE = 6 << 20  # bytes of answers in a page
 _TEXT = 6000  # words of prompt and answer shown as a strip
 _HEADS = 2 << 20  # bytes of the grid of heads
@@ -54,6 +56,9 @@ class AttentionView(View):
 
     Heat lies on the model's own patches and on frames of 40 ms; for ``occlusion`` it is how much less probable the word
     gets when a place is hidden.
+
+    Attributes:
+        kept_most: Bytes of attention that are kept at most, so that layers and heads can be switched through.
     """
 
     NAME: ClassVar[str] = "attention_view"
@@ -61,7 +66,18 @@ class AttentionView(View):
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
         self._kept = _Held()
+        self._stop = threading.Event()
+        self.kept_most = _KEPT
         super().__init__(trace, inspector, **more)
+
+    def halt(self, stop: threading.Event | None = None) -> None:
+        """End what the inspector is being asked here, so that the model is free; it is told in words.
+
+        Args:
+            stop: The event that ends what is asked from now on, instead of one of the view's own.
+        """
+        self._stop.set()
+        self._stop = threading.Event() if stop is None else stop
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -112,7 +128,7 @@ class AttentionView(View):
             return 0
         try:
             held = Recorded(trace).attend(trace).tokens
-        except TraceError:
+        except WorkbenchError:
             return 0  # the view asks about it, and is told what is wrong
         return int(held[0]) if len(held) else 0
 
@@ -131,7 +147,8 @@ class AttentionView(View):
 
     def _ask(self, question: str, trace: Trace | None, *what: Any, **more: Any) -> Any:
         """What the inspector says about a trace; refused when another one has come in its place meanwhile."""
-        made = getattr(self._who(question), question)(trace, *what, **more)
+        answers = getattr(self._who(question), question)
+        made = answers(trace, *what, **more, **stopping(answers, self._stop))
         if self.trace is not trace:
             raise TraceError("Another answer has come in the place of the one that was asked about: ask again.")
         return made
@@ -146,13 +163,19 @@ class AttentionView(View):
         """The rows of one word, in all layers and heads; kept, since layers and heads are then switched through."""
         held = self._held()
         if token not in held.attention:
-            while len(held.attention) >= _REMEMBERED:
+            made = self._ask("attend", held.trace, tokens=token)
+            each = max(1, sum(w.nbytes for w in made.weights))
+            while held.attention and (
+                len(held.attention) >= _REMEMBERED or each * (len(held.attention) + 1) > self.kept_most
+            ):
                 held.attention.pop(next(iter(held.attention)))
-            held.attention[token] = self._ask("attend", held.trace, tokens=token)
+            held.attention[token] = made
         return held.attention[token]
 
     def _occlusion(self, token: int, kind: str, media: int) -> Occlusion:
         """What hiding costs one word; kept, for it is compared with one layer's and head's attention after another."""
+        if kind not in ("image", "audio"):  # one pass of the model for each word of a prompt
+            raise TraceError(f"{kind!r:.40} is not hidden here place by place: expected 'image' or 'audio'.")
         key, held = (token, kind, media), self._held()
         if key not in held.cost:
             while len(held.cost) >= _REMEMBERED:
@@ -165,12 +188,18 @@ class AttentionView(View):
     ) -> dict[str, Any]:
         """Maps of one word: of each picture and sound, and over the words."""
         began = time.perf_counter()
+        made = self._looked(self._attention(int(token)), int(token), layer, head, reduce, sinks)
+        return {**made, "seconds": time.perf_counter() - began}
+
+    def _looked(
+        self, a: Attention, token: int, layer: int | None, head: int | None, reduce: str, sinks: bool
+    ) -> dict[str, Any]:
+        """What ``a``, which holds this word alone, says of it: its sinks are this word's too."""
         assert self.trace is not None  # noqa: S101 (_who refuses)
-        a = self._attention(int(token))
-        how: dict[str, Any] = {"token": int(token), "layer": layer, "head": head, "reduce": reduce, "sinks": sinks}
+        how: dict[str, Any] = {"token": token, "layer": layer, "head": head, "reduce": reduce, "sinks": sinks}
         seen = {(s.kind, s.media) for s in self.trace.prompt.segments}
         words = a.map("text", **how)
-        row = a.row(token=int(token), layer=layer, head=head, sinks=sinks)
+        row = a.row(token=token, layer=layer, head=head, sinks=sinks)
         edges = [s.start for s in a.segments]
         return {
             "images": [_packed(a.map("image", p["media"], **how)) for p in self._all["pictures"]],
@@ -178,7 +207,7 @@ class AttentionView(View):
             "words": _packed(words, [position for position, *_ in self._all["context"]]),
             "shares": [round(float(x), 5) for x in np.add.reduceat(row, edges)] if seen else [],
             "sinks": [[s.position, s.mass, s.piece, s.why] for s in a.sinks()],
-            "heads": [int(h) for h in a.heads], "gap": a.replay_gap, "seconds": time.perf_counter() - began,
+            "heads": [int(h) for h in a.heads], "gap": a.replay_gap,
         }  # fmt: skip
 
     def answer_heads(self, token: int, kind: str = "image", media: int = 0) -> dict[str, Any]:
@@ -198,7 +227,7 @@ class AttentionView(View):
         return {"cells": array(np.round(scaled), np.uint8), "most": array(most[..., 0], np.float32)}
 
     def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
-        """How much less probable the word gets when each place is hidden, in nats."""
+        """How much less probable the word gets when each place of a picture or a sound is hidden, in nats."""
         return _hidden(self._occlusion(int(token), kind, int(media)))
 
     def answer_agree(
@@ -249,15 +278,18 @@ class AttentionView(View):
         """
         assert self.trace is not None  # noqa: S101 (a view of nothing has no page)
         metas = [r["meta"] for r in self.trace.readings.values() if isinstance(r["meta"], dict)]
-        held = {(*m["tokens"], m["over"], m["media"]) for m in metas if m.get("kind") == "occlusion"}
+        # compared as texts: a stranger's trace may hold anything there
+        kept = Recorded(self.trace)
+        hidden = metas if not kept.lacks("occlude") else []
+        held = {str([m.get("tokens"), m.get("over"), m.get("media")]) for m in hidden if m.get("kind") == "occlusion"}
         shown = [(kind, one["media"]) for kind, name in (("image", "pictures"), ("audio", "sounds"))
                  for one in self._all[name]]  # fmt: skip
-        words = [k for k in range(len(self.trace)) if all((k, *place) in held for place in shown)]
+        words = [k for k in range(len(self.trace)) if all(str([[k], *place]) in held for place in shown)]
         pictures = {one["media"] for one in self._all["pictures"]}
-        looks = {m["media"] for m in metas if m.get("kind") == "lens" and m.get("over") == "image"}
+        looks = {str(m.get("media")) for m in metas if m.get("kind") == "lens" and m.get("over") == "image"}
         return {
             "occlude": [(k, kind, media) for k in words for kind, media in shown],
-            "lens": sorted(pictures) if looks >= pictures else [],
+            "lens": sorted(pictures) if looks >= {str(k) for k in pictures} and not kept.lacks("lens") else [],
         }
 
     def saved_answers(self) -> dict[str, Any]:
@@ -279,17 +311,17 @@ class AttentionView(View):
                 room -= size(answer)
                 if room > 0:
                     answers[question_key(ask=ask, media=sound["media"])] = answer
-        for token in self._each_word() if attended else ():
+        for token, looked in self._each_word() if attended else ():
             for sinks in (True, False):
                 how: dict[str, Any] = {"layer": None, "head": None, "reduce": "mean", "sinks": sinks}
-                answer = self.answer_attend(token, **how)
+                answer = {**self._looked(looked, token, **how), "seconds": 0.0}
                 room -= size(answer)
                 if room < 0:
                     return answers
                 answers[question_key(ask="attend", token=token, **how)] = answer
                 for (k, kind, media), made in hidden.items():
                     if k == token:
-                        agreed = _agreed(self._attention(token).map(kind, media, token=token, **how), made)
+                        agreed = _agreed(looked.map(kind, media, token=token, **how), made)
                         answers[question_key(ask="agree", token=token, kind=kind, media=media, **how)] = agreed
         return answers
 
@@ -299,19 +331,20 @@ class AttentionView(View):
         picked = self.selected if self.selected >= 0 else self._all.get("first", 0)
         return (question_key(ask="attend", token=picked, **how),)
 
-    def _each_word(self) -> Iterator[int]:
-        """Words whose attention can be had, read many at a time: one more run of the model for each of few parts."""
+    def _each_word(self) -> Iterator[tuple[int, Attention]]:
+        """Words whose attention can be had, each with its own.
+
+        Many are read at a time: one more run of the model for each of few parts.
+        """
         assert self.trace is not None  # noqa: S101 (there is something to read)
-        who, n = self._who("attend"), len(self.trace)
+        trace, who, n = self.trace, self._who("attend"), len(self.trace)
         width = len(self.trace.model.layers) * _GUESSED_HEADS * (len(self.trace.prompt) + n) * 2
         step = n if isinstance(who, Recorded) else max(1, _ROWS // max(1, width))
         for first in range(0, n, step):
             wanted = None if isinstance(who, Recorded) else range(first, min(n, first + step))
-            read = who.attend(self.trace, tokens=wanted)
-            held = [int(k) for k in read.tokens]
-            self._held().attention = dict.fromkeys(held, read)
-            yield from held
-        self._held().attention = {}
+            read = self._ask("attend", trace, tokens=wanted)
+            for k in read.tokens:
+                yield int(k), read.only(positions=[int(k) + read.prompt_tokens - 1])
 
 
 def _pictures(trace: Trace, side: int) -> list[dict[str, Any]]:

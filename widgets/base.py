@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import anywidget
+import ipywidgets
 import traitlets
 
 from widgets import esm
@@ -47,10 +48,20 @@ class Panel(anywidget.AnyWidget):
             cls._esm = esm.module(cls.NAME)
             cls._css = esm.style(cls.NAME)
 
+    _own_layout = True
+
     def __init__(self, **more: Any) -> None:
+        self._own_layout = not isinstance(more.get("layout"), ipywidgets.Layout)
         super().__init__(**more)
         self._busy = threading.Lock()
         self.on_msg(self._heard)
+
+    def close(self) -> None:
+        """Let go of it, and of the layout that ipywidgets made for it."""
+        layout = self.layout
+        super().close()
+        if self._own_layout:
+            layout.close()
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 

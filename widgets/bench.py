@@ -23,12 +23,12 @@ import traitlets
 
 from widgets.attention_view import AttentionView
 from widgets.base import View, explain
+from widgets.bench_parts import label, new_media, row, short, summary, system_text
 from widgets.draft_view import DraftView
 from widgets.export import to_html
 from widgets.media_input import MediaInput
 from widgets.settings_form import SettingsForm
 from widgets.token_view import TokenView
-from workbench.columns import SOURCES
 from workbench.errors import PromptError, TraceError
 from workbench.trace import Token, Trace
 
@@ -63,6 +63,7 @@ class Workbench(ipywidgets.VBox):
     def __init__(self, model: Any, trace: Trace | None = None, **more: Any) -> None:
         self.model = model
         self._stop = threading.Event()
+        self._ending = threading.RLock()  # so that no "Stopping …" comes after the last word on a run
         self._thread: threading.Thread | None = None
         self._waiting: list[Token] = []
         self._began = self._flushed = 0.0
@@ -111,10 +112,10 @@ class Workbench(ipywidgets.VBox):
                 self.media,
                 self.question,
                 self.settings,
-                _row(self.run_button, self.stop_button, self.follow, self.progress, self.status),
-                _row(self.history),
+                row(self.run_button, self.stop_button, self.follow, self.progress, self.status),
+                row(self.history),
                 self.tabs,
-                _row(self.path, self.save_button, self.export_button),
+                row(self.path, self.save_button, self.export_button),
             ],
             **{"layout": {"max_width": "60rem"}, **more},  # as wide as the views in it
         )
@@ -138,7 +139,7 @@ class Workbench(ipywidgets.VBox):
         self.run_button.on_click(lambda _button: self._say_errors(self.run))
         self.stop_button.on_click(lambda _button: self.stop())
         self.save_button.on_click(lambda _button: self._say_errors(self.save))
-        self.export_button.on_click(lambda _button: self._say_errors(self.export))
+        self.export_button.on_click(lambda _button: self._say_errors(self._export_beside))
         self.history.observe(self._picked, names="value")
         self.answer.observe(self._branched, names="trace")
 
@@ -163,6 +164,9 @@ class Workbench(ipywidgets.VBox):
         settings = self.settings.values()
         images, audio = self.media.images, self.media.audio
         history = self.trace if self.follow.value else None
+        if history is not None:
+            images, audio = new_media(images, history.images), new_media(audio, history.audio)
+            settings["system"] = system_text(settings["system"], history)
         self._start(settings["max_new_tokens"])
         self.answer.selected = -1  # what was picked was a word of another answer
         self.tabs.selected_index = 0
@@ -174,17 +178,20 @@ class Workbench(ipywidgets.VBox):
                     on_token=self._token, stop=self._stop, **settings,
                 )  # fmt: skip
                 failed = self._keep(trace)
-                self._say(" ".join(filter(None, [_summary(trace), failed])), bad=bool(failed))
+                with self._ending:
+                    self._say(" ".join(filter(None, [summary(trace), failed])), bad=bool(failed))
+                    self._state(running=False)
             except Exception as error:  # noqa: BLE001 (whatever it is belongs under the buttons, where the user looks)
-                self._broke_off(error)
-            finally:
-                self._state(running=False)
+                with self._ending:
+                    self._broke_off(error)
+                    self._state(running=False)
 
         self._thread = threading.Thread(target=work, name="workbench run", daemon=True)
         self._thread.start()
 
     def _start(self, most: int) -> None:
         self._stop = threading.Event()
+        self._free()
         self._waiting, self._sent = [], 0
         self._began = self._flushed = time.monotonic()
         self._state(running=True)
@@ -212,18 +219,21 @@ class Workbench(ipywidgets.VBox):
         try:
             new: Trace = self.model.branch(trace, at=at, token=token, on_token=self._token, stop=self._stop)
         except Exception as error:
-            self._broke_off(error)
+            with self._ending:
+                self._broke_off(error)
+                self._state(running=False)
             raise
-        finally:
+        with self._ending:
+            self._say(summary(new))
             self._state(running=False)
-        self._say(_summary(new))
         return new
 
     def stop(self) -> None:
         """End the run after the next token. Its trace is kept."""
-        if self.running:
-            self._stop.set()
-            self._say("Stopping …")
+        with self._ending:
+            if self.running:
+                self._stop.set()
+                self._say("Stopping …")
 
     def wait(self, timeout: float | None = None) -> Trace | None:
         """Wait for the run to end; gives the trace that is shown then."""
@@ -250,7 +260,7 @@ class Workbench(ipywidgets.VBox):
         """Remember a run and show it; gives what of it cannot be shown."""
         self.traces = (*self.traces, trace)
         first = max(0, len(self.traces) - _RUNS_LISTED)
-        options = [(f"{k + 1} · {_label(t)}", k) for k, t in enumerate(self.traces) if k >= first]
+        options = [(f"{k + 1} · {label(t)}", k) for k, t in enumerate(self.traces) if k >= first]
         self._listing = True  # new options pick the first of them, which nobody asked for
         self.history.options = options
         self.history.value = len(self.traces) - 1
@@ -321,6 +331,36 @@ class Workbench(ipywidgets.VBox):
         self._say(f"Exported: {target.resolve()}")
         return target
 
+    def _export_beside(self) -> None:
+        """Export on a thread, as a run is made: a page asks the model about every word, and Stop ends that."""
+        if self.running:
+            raise PromptError("A run is going on: wait for it, or press Stop.")
+        self._start(1)
+        self._say("Exporting …")
+        self._free(self._stop)
+
+        def work() -> None:
+            try:
+                target = self.export()
+                with self._ending:
+                    self._say(f"Exported: {target.resolve()}")
+                    self._state(running=False)
+            except Exception as error:  # noqa: BLE001 (as for a run)
+                with self._ending:
+                    self._say(explain(error), bad=True)
+                    self._state(running=False)
+            finally:
+                self._free()
+
+        self._thread = threading.Thread(target=work, name="workbench export", daemon=True)
+        self._thread.start()
+
+    def _free(self, stop: threading.Event | None = None) -> None:
+        """End what the views ask of the model: a run would wait behind it. ``stop`` ends what they ask next."""
+        for view in self.views.values():
+            if isinstance(view, AttentionView):
+                view.halt(stop)
+
     def _target(self, path: str | None, ending: str) -> Path:
         name = (path or self.path.value).strip()
         if not name:
@@ -340,7 +380,7 @@ class Workbench(ipywidgets.VBox):
                 free = target.with_name(f"{target.stem} {number}{ending}")
         except (OSError, RuntimeError) as error:  # too long a name, a folder that is closed, no home
             words = getattr(error, "strerror", None) or error
-            raise TraceError(f"{_short(name, 80)!r} cannot be written: {words}. Name another file.") from error
+            raise TraceError(f"{short(name, 80)!r} cannot be written: {words}. Name another file.") from error
         return free
 
     def _shown(self) -> Trace:
@@ -390,28 +430,3 @@ class _Branching:
     def __getattr__(self, name: str) -> Any:
         own = getattr(self._bench.model, name)  # what it cannot do, it cannot do here
         return self._bench.branch if name == "branch" else own
-
-
-def _row(*children: Any) -> ipywidgets.Box:
-    return ipywidgets.Box(
-        children, layout={"flex_flow": "row wrap", "align_items": "center", "grid_gap": "0.3rem 0.6rem"}
-    )
-
-
-def _label(trace: Trace) -> str:
-    branched = "↳ " if (trace.tokens.source == SOURCES.index("forced")).any() else ""
-    return f"{branched}{_short(trace.question, 40)} → {_short(trace.text, 50)}"
-
-
-def _short(text: str, most: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def _summary(trace: Trace) -> str:
-    n, s = len(trace), trace.timing
-    rate = f", {(n - 1) / s.decode_s:.1f} a second" if n > 1 and s.decode_s > 0 else ""
-    ended = {"stopped": "Stopped", "max_new_tokens": "Cut at the limit", "context": "Context full"}.get(
-        trace.finish, "Done"
-    )
-    return f"{ended}: {n} token{'s' * (n != 1)}{rate}; first after {s.first_token_s:.2f} s."

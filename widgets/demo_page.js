@@ -108,6 +108,10 @@ function start({ element, props, watch, views, style }) {
   const status = h("p", { class: "demo-status", role: "status" });
   const box = h("div", { class: "demo-box" });
   root.replaceChildren(h("style", {}, style), status, box);
+  // Gradio's theme, where a style in here can see it: :host-context() is known to Chromium only
+  const dress = () => element.toggleAttribute("data-dark", Boolean(element.closest(".dark")));
+  new MutationObserver(dress).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  dress();
   const base = new URL("workbench/", (window.gradio_config?.root ?? `${location.origin}${location.pathname}`).replace(/\/?$/, "/"));
   const turn = inTurn();
   let live = null, told = 0, run = "", clean = [];

@@ -16,7 +16,7 @@ const WORDS = {
 
 function read(data) {
   const rounds = { count: data.count, k: data.k };
-  for (const name of ["draft", "q", "p", "proposed", "accepted", "emitted", "first", "draftTime", "verifyTime"]) {
+  for (const name of ["draft", "q", "p", "proposed", "accepted", "emitted", "first", "last", "draftTime", "verifyTime"]) {
     rounds[name] = numbers(data[name]);
   }
   const names = new Map(data.names);
@@ -137,8 +137,7 @@ function build({ model, body, ask, complain, data, signal }) {
     rows[r].setAttribute("aria-current", "true");
     range.value = r;
     place.textContent = `round ${r} of ${rounds.count - 1}`;
-    const first = rounds.first[r];
-    const end = r + 1 < rounds.count ? rounds.first[r + 1] : data.pieces.length;
+    const first = rounds.first[r], end = rounds.last[r];
     soFar.replaceChildren(safe(data.pieces.slice(0, first).join("")), h("b", {}, safe(data.pieces.slice(first, end).join(""))));
     reach();
     const cell = (logprob, kind) => h("td", { class: "wb-num" }, Number.isNaN(logprob) ? "–" :
@@ -190,7 +189,7 @@ function build({ model, body, ask, complain, data, signal }) {
     list);
   if (data.hidden) body.append(h("p", { class: "wb-note" }, `${count(data.hidden, "more round")} are not shown; trace.rounds has them.`));
   const follow = () => {
-    const k = model.get("selected");
+    const k = model.get("selected"); // a plain word between two rounds shows the one before it
     let r = 0;
     while (r + 1 < rounds.count && rounds.first[r + 1] <= k) r++;
     show(r, false);

@@ -38,6 +38,8 @@ class DraftView(View):
                  **trace.tokens.top_pieces}  # fmt: skip
         # the first token of each round; a round that ended before its first token starts where the next one does
         first = np.searchsorted(np.maximum.accumulate(trace.tokens.round), np.arange(n))
+        # and behind its last one: under draft="auto" plain tokens may stand before the next round
+        last = first + np.bincount(trace.tokens.round[trace.tokens.round >= 0], minlength=n)[:n]
         table = np.s_[:n, :k]
         return {
             "verdict": flight.verdict(trace),
@@ -48,8 +50,8 @@ class DraftView(View):
                 "draft": array(all_.draft_ids[table], np.int32), "q": array(all_.draft_logprob[table], np.float32),
                 "p": array(all_.target_logprob[table], np.float32), "proposed": array(all_.proposed[:n], np.int32),
                 "accepted": array(all_.accepted[:n], np.int32), "emitted": array(all_.emitted_id[:n], np.int32),
-                "first": array(first, np.int32), "draftTime": array(all_.draft_s[:n], np.float64),
-                "verifyTime": array(all_.verify_s[:n], np.float64),
+                "first": array(first, np.int32), "last": array(last, np.int32),
+                "draftTime": array(all_.draft_s[:n], np.float64), "verifyTime": array(all_.verify_s[:n], np.float64),
             },
         }  # fmt: skip
 

@@ -55,19 +55,27 @@ def to_html(what: Trace | View | Iterable[View], path: str | os.PathLike, *, tit
         TraceError: The file cannot be written, or there is nothing to show.
     """
     text = page(what, title=title)
-    target = Path(path)
+    target = Path(os.path.expanduser(path))  # noqa: PTH111 (Path's own fails at an unknown user)
     try:
         part = target.with_name(f"{target.name}.part")
         part.write_text(text, "utf-8")
         part.replace(target)
-    except OSError as error:
-        raise TraceError(f"{target} cannot be written: {error.strerror or error}. Name another file.") from error
+    except (OSError, ValueError) as error:  # ValueError: no name, a zero byte in it, half a character in the title
+        reason = getattr(error, "strerror", None) or error
+        raise TraceError(f"{target} cannot be written: {reason}. Name another file.") from error
     return target
 
 
 def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> str:
     """The same as text."""
-    views = _views(what)
+    if isinstance(what, Trace):
+        views = _views(what)
+        try:
+            return page(views, title=title)
+        finally:
+            for view in views:
+                view.close()
+    views = [what] if isinstance(what, View) else list(what)
     shown = [(view, view.trace) for view in views if view.trace is not None]
     if not shown:
         raise TraceError("There is nothing to show: no view has a trace yet.")
@@ -95,19 +103,19 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
     )
 
 
-def _views(what: Trace | View | Iterable[View]) -> list[View]:
-    if isinstance(what, Trace):
-        from widgets.attention_view import AttentionView
-        from widgets.draft_view import DraftView
-        from widgets.token_view import TokenView
+def _views(trace: Trace) -> list[View]:
+    """Those that have something to show of a trace."""
+    from widgets.attention_view import AttentionView
+    from widgets.draft_view import DraftView
+    from widgets.token_view import TokenView
 
-        looked = AttentionView(what)
-        return [
-            TokenView(what),
-            *([looked] if not (looked.reasons["attend"] and looked.reasons["occlude"]) else []),
-            *([DraftView(what)] if len(what.rounds) else []),
-        ]
-    return [what] if isinstance(what, View) else list(what)
+    looked = AttentionView(trace)
+    views: list[View] = [TokenView(trace)]
+    if looked.reasons["attend"] and looked.reasons["occlude"]:
+        looked.close()
+    else:
+        views.append(looked)
+    return [*views, DraftView(trace)] if len(trace.rounds) else views
 
 
 def _parted(view: View, place: str) -> tuple[dict[str, Any], dict[str, Any]]:

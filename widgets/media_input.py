@@ -35,7 +35,7 @@ from workbench.media import (
     patch_grid,
     sniff,
 )
-from workbench.media.sources import display_name
+from workbench.media.sources import display_name, open_binary
 from workbench.thumbnails import thumbnail
 
 __all__ = ["BUDGETS", "PART", "MediaInput"]
@@ -278,11 +278,8 @@ def _load(source: Any, name: str | None) -> Image | Audio:
         head = source.read(4096)
         source.seek(-len(head), 1)
     else:
-        try:
-            with open(source, "rb") as file:  # noqa: PTH123 (whatever names a file)
-                head = file.read(4096)
-        except OSError:
-            head = b""  # load_image says what is wrong with it
+        with open_binary(source, name or display_name(source), MAX_AUDIO_BYTES) as (file, _):
+            head = file.read(4096)
     load = load_audio if sniff(head) == "audio" else load_image
     return load(source, name=name)
 

@@ -15,6 +15,7 @@ command.py   the command: links, rehearsal, shutdown    options.py   what can be
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
+from workbench.versions import installing
 
 if TYPE_CHECKING:
     from widgets.demo.app import Demo, build
@@ -37,7 +38,7 @@ def __getattr__(name: str) -> Any:
         if error.name != "gradio":
             raise
         raise WorkbenchError(
-            "The demo needs gradio: pip install 'gemma-workbench[demo]', or python start.py demo."
+            f"The demo needs gradio: python -m pip install {installing('demo')}, or python start.py demo."
         ) from error
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from workbench.arguments import UsageError
 from workbench.errors import WorkbenchError
+from workbench.versions import installing
 
 __all__ = ["qr", "rehearse", "run", "tunnel"]
 
@@ -85,7 +86,7 @@ def _checked(asked: argparse.Namespace) -> tuple[str, str] | None:
         import segno  # noqa: F401
     except ImportError as error:
         raise WorkbenchError(
-            f"The demo needs {error.name}: pip install 'gemma-workbench[demo]', or python start.py demo."
+            f"The demo needs {error.name}: python -m pip install {installing('demo')}, or python start.py demo."
         ) from error
     return auth
 

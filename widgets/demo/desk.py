@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from widgets.bench_parts import ended
 from widgets.demo.line import Limits, Line, Rate
 from widgets.demo.runs import Run, Runs
 from widgets.demo.uploads import Uploads
@@ -111,8 +112,7 @@ class Desk:
         self._count(visitor)
         self.uploads.hold(visitor.session, [*question.pictures, *question.sounds])
         place = self.line.join(visitor.session)
-        stop = threading.Event()
-        self._stops.setdefault(visitor.session, set()).add(stop)
+        stop = self._stoppable(visitor.session)
         thread: asyncio.Task[Trace] | None = None
         try:
             while not await place.turn(_WAIT_S):
@@ -130,17 +130,26 @@ class Desk:
             if stop not in self._stops.get(visitor.session, ()):
                 return  # left meanwhile: nobody will look at it
             inspector = self.model.inspector(trace) if hasattr(self.model, "inspector") else self.model
-            run = Run(trace, inspector, visitor.session)
+            run = Run(trace, inspector, visitor.session, visitor.address)
             self.runs.add(run)
             self.answered += 1
-            yield Update("done", " ".join([_ended(trace), *notes]), tuple(rows), run)
+            yield Update("done", " ".join([f"{ended(trace)}.", *notes]), tuple(rows), run)
         finally:
-            stop.set()
-            mine = self._stops.get(visitor.session, set())
-            mine.discard(stop)
-            if not mine:
-                self._stops.pop(visitor.session, None)
+            self._ended(visitor.session, stop)
             self._leave(place, thread)
+
+    def _stoppable(self, session: str) -> threading.Event:
+        """An event that :meth:`stop` and :meth:`leave` set, until :meth:`_ended`."""
+        stop = threading.Event()
+        self._stops.setdefault(session, set()).add(stop)
+        return stop
+
+    def _ended(self, session: str, stop: threading.Event) -> None:
+        stop.set()
+        mine = self._stops.get(session, set())
+        mine.discard(stop)
+        if not mine:
+            self._stops.pop(session, None)
 
     async def _words(
         self, thread: asyncio.Task[Trace], rows: list[tuple[str, float, int]], stop: threading.Event
@@ -220,24 +229,47 @@ class Desk:
 
     # --- looking into an answer --------------------------------------------------------------------------------------
 
-    async def look(self, ticket: str, work: Callable[[Run], Any], address: str, *, model: bool = True) -> Any:
+    async def look(
+        self, ticket: str, work: Callable[[Run, threading.Event], Any], address: str, *, model: bool = True
+    ) -> Any:
         """Do something with an answer on a thread; in line with everybody else if the model has to run.
 
+        Args:
+            ticket: Of the answer.
+            work: Gets the answer, and an event that is set when it is to end: its visitor pressed Stop or left, or it
+                took too long.
+            address: Where from.
+            model: Whether the model has to run.
+
         Raises:
-            WorkbenchError: There is no such answer, or it cannot be done now.
+            WorkbenchError: There is no such answer, it cannot be done now, or it was ended.
         """
         run = self.runs.get(ticket)
+        self._count(Visitor(run.visitor, address), 0.2 if model else 0.01)
         if not model:
-            return await asyncio.to_thread(work, run)
-        self._count(Visitor(run.visitor, address), 0.2)
+            return await asyncio.to_thread(work, run, threading.Event())
         place = self.line.join(f"{run.visitor} looks")
+        stop = self._stoppable(run.visitor)
         thread: asyncio.Task[Any] | None = None
         try:
             while not await place.turn(_WAIT_S):
-                pass
-            thread = asyncio.create_task(asyncio.to_thread(work, run))
-            return await asyncio.shield(thread)
+                if stop.is_set():
+                    raise WorkbenchError("Stopped before it was your turn.")
+            thread = asyncio.create_task(asyncio.to_thread(work, run, stop))
+            await asyncio.wait([thread], timeout=self.limits.seconds)
+            if late := not thread.done():
+                stop.set()
+            try:
+                return await asyncio.shield(thread)
+            except WorkbenchError as error:
+                if late:
+                    raise WorkbenchError(
+                        f"This took longer than {self.limits.seconds:.0f} s and was ended: it is the most that one "
+                        "question is given here."
+                    ) from error
+                raise
         finally:
+            self._ended(run.visitor, stop)
             self._leave(place, thread)
 
     # --- leaving -----------------------------------------------------------------------------------------------------
@@ -261,13 +293,6 @@ class Desk:
         for stops in list(self._stops.values()):
             for stop in list(stops):
                 stop.set()
-
-
-def _ended(trace: Trace) -> str:
-    n, s = len(trace), trace.timing
-    rate = f", {(n - 1) / s.decode_s:.1f} a second" if n > 1 and s.decode_s > 0 else ""
-    how = {"stopped": "Stopped", "max_new_tokens": "Cut at the limit", "context": "Context full"}
-    return f"{how.get(trace.finish, 'Done')}: {n} token{'s' * (n != 1)}{rate}."
 
 
 def words(error: BaseException) -> str:

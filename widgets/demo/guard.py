@@ -52,7 +52,7 @@ class Guard:
 
     def __init__(self, app: Any, desk: Desk) -> None:
         self.app, self.desk = app, desk
-        self._looked, self._held = 0.0, 0
+        self._looked, self._held, self._coming = 0.0, 0, 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -73,10 +73,15 @@ class Guard:
                 if announced is None or announced > limit + _BODY:
                     await _refuse(send, 413, f"Files of more than {limit / 1e6:.0f} MB in all are not taken.")
                     return
-                if await self._full():
+                if await self._full(announced):
                     await _refuse(send, 503, "There is no room for more files now. Please try again in some minutes.")
                     return
-                await self._upload(scope, receive, send)
+                self._coming += announced
+                try:
+                    await self._upload(scope, receive, send)
+                finally:
+                    self._coming -= announced
+                    self._held += announced  # until it is looked up again
                 return
             if _ASKS.fullmatch(path):
                 body = await _read(receive, _length(scope))
@@ -115,12 +120,12 @@ class Guard:
                 raise
             await _refuse(send, 400, "This upload cannot be read: send files as multipart/form-data, each with a name.")
 
-    async def _full(self) -> bool:
-        """Whether uploads fill the room they have; looked up every other second at most."""
+    async def _full(self, more: int) -> bool:
+        """Whether so many more bytes are too many, beside those that are here (looked up now and then) or coming."""
         if time.monotonic() - self._looked > 2:
             self._held = await asyncio.to_thread(self.desk.uploads.bytes)
             self._looked = time.monotonic()
-        return self._held > self.desk.limits.disk
+        return self._held + self._coming + more > self.desk.limits.disk
 
 
 def routes(desk: Desk) -> list[Any]:
@@ -148,7 +153,7 @@ def routes(desk: Desk) -> list[Any]:
     async def views(request: Request) -> Response:
         try:
             made = await desk.look(
-                request.path_params["ticket"], lambda run: run.views(), address(request), model=False
+                request.path_params["ticket"], lambda run, _: run.views(), address(request), model=False
             )
         except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
@@ -164,7 +169,10 @@ def routes(desk: Desk) -> list[Any]:
         runs_model = question.get("ask") in ASKED_OF_THE_MODEL
         try:
             value = await desk.look(
-                request.path_params["ticket"], lambda run: run.answer(question), address(request), model=runs_model
+                request.path_params["ticket"],
+                lambda run, stop: run.answer(question, stop),
+                address(request),
+                model=runs_model,
             )
         except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
@@ -172,7 +180,7 @@ def routes(desk: Desk) -> list[Any]:
 
     async def trace(request: Request) -> Response:
         try:
-            data = await desk.look(request.path_params["ticket"], lambda run: run.file(), address(request))
+            data = await desk.look(request.path_params["ticket"], lambda run, stop: run.file(stop), address(request))
         except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         named = {"Content-Disposition": 'attachment; filename="answer.trace"', **private}
@@ -180,7 +188,7 @@ def routes(desk: Desk) -> list[Any]:
 
     async def page(request: Request) -> Response:
         try:
-            text = await desk.look(request.path_params["ticket"], lambda run: run.page(), address(request))
+            text = await desk.look(request.path_params["ticket"], lambda run, stop: run.page(stop), address(request))
         except Exception as error:  # noqa: BLE001 (whatever it is: told in words that give nothing away)
             return told(error)
         named = {"Content-Disposition": 'attachment; filename="answer.html"', **private}

@@ -12,7 +12,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from widgets.draft_view import DraftView
 from widgets.export import page
 from widgets.token_view import TokenView
 from workbench.errors import TraceError, WorkbenchError
-from workbench.readings import can, keep
+from workbench.readings import can, keep, stopping
 from workbench.trace import Trace
 
 __all__ = ["ASKED_OF_THE_MODEL", "Run", "Runs"]
@@ -39,6 +39,7 @@ _NOT_HERE = {
     "speedup": "The speed is measured in a notebook, on a machine that does nothing else: DraftView(trace, model).",
 }
 _KEPT_READINGS = 16 << 20  # bytes of attention that a downloaded trace takes along at most
+_KEPT_ATTENTION = 8 << 20  # bytes of attention behind the views of one answer
 _MEDIA = 512 << 20  # bytes of decoded media of all answers together
 _DROPPED_OLDEST = "This answer is no longer kept: ask again."
 _log = logging.getLogger(__name__)
@@ -51,10 +52,11 @@ class Run:
         trace: What happened.
         inspector: The model, or whoever can answer about the trace.
         visitor: Whose it is.
+        address: Where from.
     """
 
-    def __init__(self, trace: Trace, inspector: Any, visitor: str) -> None:
-        self.trace, self.inspector, self.visitor = trace, inspector, visitor
+    def __init__(self, trace: Trace, inspector: Any, visitor: str, address: str = "") -> None:
+        self.trace, self.inspector, self.visitor, self.address = trace, inspector, visitor, address
         self.ticket = secrets.token_urlsafe(18)
         self.made = time.monotonic()
         self.bytes = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
@@ -69,16 +71,23 @@ class Run:
             shown.append(self._where())
         shown.append(DraftView(self.trace, self.inspector))
         made = []
-        for view in shown:
-            data = {**view.data, "reasons": {**view.reasons, **_NOT_HERE}}
-            state = {"data": in_page(data), "selected": -1, "measure": "probability", "error": view.error}
-            made.append({"view": view.NAME, "state": state})
-            if view is not self._attention:
-                view.close()
+        try:
+            for view in shown:
+                data = {**view.data, "reasons": {**view.reasons, **_NOT_HERE}}
+                state = {"data": in_page(data), "selected": -1, "measure": "probability", "error": view.error}
+                made.append({"view": view.NAME, "state": state})
+        finally:
+            for view in shown:
+                if view.NAME != AttentionView.NAME:
+                    view.close()
         return made
 
-    def answer(self, question: Mapping[str, Any]) -> Any:
+    def answer(self, question: Mapping[str, Any], stop: threading.Event | None = None) -> Any:
         """Answer what a view asks, as JSON.
+
+        Args:
+            question: As the view sends it.
+            stop: An event that ends it.
 
         Raises:
             WorkbenchError: There is no answer, with the reason.
@@ -90,19 +99,21 @@ class Run:
             raise WorkbenchError(f"{str(name)[:40]!r} is nothing that can be asked here.")
         with self._held():
             try:
-                return in_page(self._where().answer(question))
+                where = self._where()
+                where.halt(stop)
+                return in_page(where.answer(question))
             except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError) as error:
                 _log.info("a question that cannot be read: %.200r", dict(question), exc_info=error)
                 raise TraceError("This question cannot be read: expected one that the views here ask.") from error
 
-    def page(self) -> str:
-        """The views as one offline page, with every word's attention."""
-        with self._views() as shown:
+    def page(self, stop: threading.Event | None = None) -> str:
+        """The views as one offline page, with every word's attention; ``stop`` ends it."""
+        with self._views(stop) as shown:
             return page(shown)
 
-    def file(self) -> bytes:
-        """The trace as a file, with its attention where that is not too large."""
-        self._keep_attention()
+    def file(self, stop: threading.Event | None = None) -> bytes:
+        """The trace as a file, with its attention where that is not too large; ``stop`` ends it."""
+        self._keep_attention(stop)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "answer.trace"
             self.trace.save(path)
@@ -131,11 +142,14 @@ class Run:
     def _where(self) -> AttentionView:
         if self._attention is None:
             self._attention = AttentionView(self.trace, self.inspector)
+            self._attention.kept_most = _KEPT_ATTENTION
         return self._attention
 
     @contextlib.contextmanager
-    def _views(self) -> Iterator[list[View]]:
-        made = [TokenView(self.trace, self.inspector), AttentionView(self.trace, self.inspector)]
+    def _views(self, stop: threading.Event | None) -> Iterator[list[View]]:
+        looked = AttentionView(self.trace, self.inspector)
+        looked.halt(stop)
+        made = [TokenView(self.trace, self.inspector), looked]
         if len(self.trace.rounds):
             made.append(DraftView(self.trace, self.inspector))
         try:
@@ -144,12 +158,13 @@ class Run:
             for view in made:
                 view.close()
 
-    def _keep_attention(self) -> None:
+    def _keep_attention(self, stop: threading.Event | None) -> None:
         size = 4 * len(self.trace) * len(self.trace.ids) * len(self.trace.model.layers) * 8
         if self.trace.readings or size > _KEPT_READINGS or can(self.inspector, "attend", self.trace):
             return
         if len(self.trace):
-            self.trace = keep(self.trace, self.inspector.attend(self.trace))
+            attend = self.inspector.attend
+            self.trace = keep(self.trace, attend(self.trace, **stopping(attend, stop)))
 
 
 class Runs:
@@ -172,7 +187,13 @@ class Runs:
         while len(self._runs) > 1 and (
             len(self._runs) > self._limits.kept or sum(r.bytes for r in self._runs.values()) > _MEDIA
         ):
-            self._forget(next(iter(self._runs.values())))
+            self._forget(self._most_held())
+
+    def _most_held(self) -> Run:
+        """The oldest answer of the address that has most: who asks without end pushes out his own."""
+        held = Counter(run.address for run in self._runs.values())
+        most = max(held.values())
+        return next(run for run in self._runs.values() if held[run.address] == most)
 
     def get(self, ticket: str) -> Run:
         """The answer behind a ticket.
