@@ -306,9 +306,26 @@ def test_spectrograms():
     """A tone of 1 kHz lies on one band, silence on none."""
     t = np.arange(16_000) / 16_000
     made = spectrogram(np.sin(2 * np.pi * 1000 * t).astype(np.float32))
-    assert made.shape == (64, 52)
+    assert made.shape == (64, 50)  # 20 ms each
     bands = np.geomspace(50, 8000, 65)
     row = 63 - int(made[:, 25].argmax())
     assert bands[row] <= 1032
     assert bands[row + 1] >= 968
-    assert spectrogram(np.zeros(8000, np.float32)).max() == 255  # all equally silent
+    assert spectrogram(np.zeros(8000, np.float32)).max() == 0  # silence is black
+    assert spectrogram(np.random.default_rng(1).normal(0, 1e-6, 8000).astype(np.float32)).max() < 100
+    click = np.zeros(3200, np.float32)
+    click[2880] = 1  # at 180 ms
+    columns = spectrogram(click).astype(float).sum(0)
+    assert len(columns) == 10
+    assert columns.argmax() in (8, 9)
+    assert columns[:7].max() < columns[8] / 2
+
+
+def test_frames_of_a_sound_are_sent_with_their_times():
+    trace = make_trace(audio=(0.41,))
+    (sound,) = AttentionView(trace).data["sounds"]
+    starts, ends = (np.frombuffer(sound[name]["view"], np.float32) for name in ("starts", "ends"))
+    assert len(starts) == sound["frames"] == 11
+    (segment,) = [s for s in trace.prompt.segments if s.kind == "audio"]
+    assert starts == pytest.approx(segment.start_ms / 1000)
+    assert ends == pytest.approx(segment.end_ms / 1000)

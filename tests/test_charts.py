@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.attentions import hot, make_attention
+from tests.attentions import hot, make_attention, make_occlusion
 from tests.traces import make_trace
 from widgets import charts
 from workbench.diff import compare
 from workbench.errors import TraceError
+from workbench.maps import FAINT, limits
 
 EVIL = '<a href="javascript:alert(1)">x</a>'
 
@@ -77,3 +78,24 @@ def test_kl_of_two_traces():
         many = make_trace(tokens=n)
         axis = charts.kl(compare(many, many)).layout.xaxis
         assert (axis.title.text, axis.tickvals and len(axis.tickvals)) == ("token", ticks)
+
+
+def test_words_are_shown_as_they_are_and_disguise_nothing():
+    """plotly decodes a handful of entities only: ``&quot;`` would stay as it is."""
+    made = charts.words(make_trace(tokens=4, words=['"', "<b>&", "a\tb\n", "\u202ex"]))
+    shown = list(made.layout.xaxis.ticktext)
+    assert shown[:3] == ['"', "&lt;b&gt;&amp;", "a⇥b↵"]
+
+
+def test_one_map_has_one_scale():
+    trace = make_trace(tokens=3)
+    for lowest, highest, most in ((0.02, 0.0204, 0.0204), (-1.0, 0.2, 0.2), (0.0, 0.004, FAINT), (0.0, 0.0, FAINT)):
+        made = make_occlusion(trace, 1, "image", 0).map
+        values = np.full_like(made.values, lowest)
+        values.flat[2] = highest
+        made = replace(made, values=values, unit="drop of logprob, nats")
+        assert limits(made) == pytest.approx((0.0, most))
+        drawn = charts.heat(trace, made).data[0]
+        assert (drawn.zmin, drawn.zmax) == pytest.approx((0.0, most))
+    shares = replace(made, values=np.full_like(made.values, 0.004), unit="share of attention, 0 to 1")
+    assert limits(shares) == pytest.approx((0.0, 0.004))

@@ -67,3 +67,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(TraceError, match="no two traces"):
         _ = DiffView().diff
     assert "Two answers compared" in to_html(DiffView(a, b), tmp_path / "a.html").read_text("utf-8")
+
+
+def test_where_no_script_runs_both_answers_are_shown():
+    one, other = make_trace(text="The first answer."), make_trace(text="The second answer.", seed=2)
+    shown = DiffView(one, other).picture()
+    assert shown.count('role="group"') == 2
+    assert "TraceDiff(" in shown
+    assert "nats a token" in shown

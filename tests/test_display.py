@@ -97,6 +97,12 @@ def test_control_and_direction_characters_are_made_visible():
     assert "⟨D800⟩" in html
 
 
+def test_what_has_no_width_can_be_pointed_at():
+    html = to_html(make_trace(tokens=5, words=["\u200d", "\ufeff\u200b", "\u0301", "e\u0301"]))
+    for shown in (">⟨200D⟩<", ">⟨FEFF⟩⟨200B⟩<", ">◌\u0301<", ">e\u0301<"):
+        assert shown in html
+
+
 @pytest.mark.parametrize(
     ("p", "shown", "tenth"),
     [(1.0, "100 %", 9), (0.9999, "99.99 %", 9), (0.95, "95.0 %", 9), (0.621, "62.1 %", 6), (0.5, "50.0 %", 5),

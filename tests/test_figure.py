@@ -12,6 +12,7 @@ import pytest
 
 from tests.test_readings import TRACE, attention
 from tests.traces import make_image
+from widgets import figure, sheet
 from widgets.figure import draw, write
 from widgets.sheet import Sheet, viridis
 from workbench import cli
@@ -155,3 +156,24 @@ def test_the_command_asks_the_model_for_the_rest(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(out), "what is said on the way goes to standard error"
     with PIL.Image.open(out) as image:
         assert image.size[0] > image.size[1]
+
+
+@pytest.mark.parametrize("fonts", [sheet._FONTS, ()])
+def test_letters_that_a_font_lacks_are_never_boxes(fonts, monkeypatch):
+    monkeypatch.setattr(sheet, "_FONTS", fonts)
+    sheet._font.cache_clear()
+    said, font = sheet._drawable("Où est le carré ≥ \U0010fffe?", 30)
+    sheet._font.cache_clear()
+    nothing = bytes(font.getmask("\U0010ffff"))
+    assert all(letter.isascii() or bytes(font.getmask(letter)) != nothing for letter in said)
+    assert said[:8].replace("ù", "u") == "Ou est l"
+    assert said.endswith("?")
+
+
+def test_a_long_question_begins_at_its_beginning_and_fits():
+    first, second = figure._lines("Q: " + "word " * 100, 92)
+    assert first.startswith("Q: word")
+    assert second.endswith(" …")
+    wide = figure._lines("Q: " + "四角はどこにありますか" * 20, 92)
+    assert all(len(line) <= 46 for line in wide)
+    assert len(wide) == 2

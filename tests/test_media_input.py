@@ -48,7 +48,7 @@ def test_cards_say_what_the_model_will_see():
     card, sound = media.items
     assert (card["rows"], card["cols"], card["tokens"], card["about"]) == (6, 10, 60, "60×36 px")
     assert (sound["tokens"], sound["about"]) == (33, "1.30 s")
-    media.image_tokens = 280
+    media.image_tokens = 70
     assert media.items[0]["tokens"] == 12 * 21  # at most 280
     low, high = (np.frombuffer(sound[name]["view"], np.int8) for name in ("low", "high"))
     assert len(low) == len(high) == 240
@@ -174,3 +174,21 @@ def test_wav_files_are_what_the_model_hears():
     sound = make_sound(0.5)
     again = load_audio(wav(sound))
     assert np.abs(again.samples - sound.samples).max() <= 1.01 / 32768
+
+
+def test_small_pictures_are_made_once(monkeypatch):
+    """A picture of twelve megapixels takes 60 ms: with 32 of them each move would take two seconds."""
+    made = []
+    monkeypatch.setattr("widgets.media_input.thumbnail", lambda image: made.append(image.name) or ("data:,", 1, 1))
+    media = MediaInput()
+    for k in range(4):
+        media.add(png(60 + k), name=f"{k}.png")
+    media.move(media.items[0]["key"], 2)
+    before = [item["tokens"] for item in media.items]
+    media.image_tokens = 70
+    assert [item["tokens"] for item in media.items] != before
+    media.remove(media.items[1]["key"])
+    assert made == ["0.png", "1.png", "2.png", "3.png"]
+    assert [item["name"] for item in media.items] == ["1.png", "0.png", "3.png"]
+    media.clear()
+    assert media._cards == {}

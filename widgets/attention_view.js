@@ -51,7 +51,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
   const ranks = new Map(); // how far the two agree, by question
   const lenses = new Map();
   const failed = new Set(); // pictures whose lens is not asked for at every move of the mouse again
-  let shown = null, how = null, token = -1, wanted = "", hoverAsks = false, hiding = -1;
+  let shown = null, how = null, token = -1, wanted = "", hoverAsks = false, hiding = -1, pointing = 0;
   const complain = (error) => signal.aborted || say(error); // what was asked of an answer that is gone
 
   const sounds = player(signal, { at: (seconds) => follow?.(seconds) });
@@ -145,6 +145,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
   };
   const show = (asked, answer) => {
     [shown, how, token] = [answer, asked, asked.token];
+    pointing += 1;
     paint();
   };
   const askAbout = newest(async (asked) => {
@@ -243,6 +244,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
 
   // --- one patch under the mouse
   const point = async (side, k, patch) => {
+    const mine = (pointing += 1);
     const map = side.of()?.images[k], picture = data.pictures[k];
     const caption = side.images[k].caption;
     if (!map) return;
@@ -255,6 +257,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
     if (!lenses.has(k)) lenses.set(k, ask({ ask: "lens", media: picture.media }));
     try {
       const found = await lenses.get(k);
+      if (mine !== pointing || signal.aborted) return; // the mouse, or the word, is elsewhere by now
       const ids = numbers(found.ids), names = new Map(found.names), patches = found.ids.shape[1];
       const said = found.layers.map((layer, l) => `${layer < 0 ? "in" : layer}: ${visible(names.get(ids[l * patches + patch]) ?? "?")}`);
       caption.replaceChildren(...line, h("br"), h("span", { class: "wb-lens" }, said.join(" · ")));

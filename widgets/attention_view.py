@@ -20,6 +20,7 @@ from widgets.base import View, question_key
 from widgets.buffers import array, size
 from widgets.media_input import outline, wav
 from workbench.errors import TraceError, WorkbenchError
+from workbench.maps import FAINT
 from workbench.media import SAMPLE_RATE
 from workbench.readings import Attention, Lens, Map, Occlusion, Recorded, can, rank_correlation, stopping
 from workbench.thumbnails import thumbnail
@@ -36,7 +37,7 @@ _TEXT = 6000  # words of prompt and answer shown as a strip
 _HEADS = 2 << 20  # bytes of the grid of heads
 _ROWS = 128 << 20  # bytes of attention read at once for a page
 _GUESSED_HEADS = 16
-_FAINT = 0.01  # nats: a drop of at most 1 % of a word's probability; the view's words say so too
+_QUIET_DB = 20 * np.log10(1e-3 * np.hanning(512).sum() / 2)  # a sine of a thousandth of full scale
 
 
 @dataclass
@@ -113,7 +114,8 @@ class AttentionView(View):
             if segment is not None:
                 low, high = outline(sound.samples, 600)
                 sounds.append({"media": k, "name": sound.name, "low": array(low, np.int8), "high": array(high, np.int8),
-                               "frames": len(segment), "seconds": sound.duration_ms / 1000})  # fmt: skip
+                               "frames": len(segment), "seconds": sound.duration_ms / 1000,
+                               **_when(segment)})  # fmt: skip
         spoken = [(s.start - start, s.stop - start) for s in trace.segments if s.kind == "control"]
         return {
             "pieces": list(trace.tokens.piece), "logprob": array(trace.tokens.logprob, np.float32),
@@ -359,6 +361,13 @@ def _pictures(trace: Trace, side: int) -> list[dict[str, Any]]:
     return made
 
 
+def _when(segment: Any) -> dict[str, Any]:
+    """When each frame of a sound begins and ends, in seconds."""
+    if segment.start_ms is None or segment.end_ms is None:
+        return {}
+    return {"starts": array(segment.start_ms / 1000, np.float32), "ends": array(segment.end_ms / 1000, np.float32)}
+
+
 def _packed(made: Map, only: list[int] | None = None, least: float = 0.0) -> dict[str, Any]:
     """A map as bytes: 0 for nothing (or what hiding makes likelier), 255 for its largest value, which is ``most``.
 
@@ -381,7 +390,7 @@ def _hidden(made: Occlusion) -> dict[str, Any]:
     name = "patch" if made.map.kind == "image" else "frame"
     side = f"{made.size} × {made.size}" if made.map.kind == "image" else f"{made.size}"
     block = f"one {name}" if made.size == 1 else f"{side} {name}{'es' if name == 'patch' else 's'}"
-    return {**_packed(made.map, least=_FAINT), "block": block}
+    return {**_packed(made.map, least=FAINT), "block": block}
 
 
 def _agreed(looked: Map, hidden: Occlusion) -> dict[str, Any]:
@@ -405,19 +414,23 @@ def _name(segment: Any) -> str:
 def spectrogram(samples: np.ndarray, bands: int = 64, hop: int = 320) -> np.ndarray:
     """(bands, columns) uint8: how strong each frequency is, highest on top, 60 dB from black to white.
 
+    White is the strongest of the sound, but never less than a sine of a thousandth of full scale: silence is black.
+    Column k is of the samples from k · hop on, so many.
+
     Args:
         samples: (n,) at 16 kHz.
         bands: Bands between 50 Hz and 8 kHz, evenly spaced on a logarithmic scale.
         hop: Samples a column: 320 is 20 ms.
     """
     window = np.hanning(512).astype(np.float32)
-    padded = np.pad(samples.astype(np.float32), (256, 256 + hop))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::hop]
+    columns = max(1, -(-len(samples) // hop))
+    padded = np.pad(samples.astype(np.float32), (256 - hop // 2, 512 + hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::hop][:columns]
     power = np.abs(np.fft.rfft(frames * window)) ** 2  # (columns, 257)
     edges = np.geomspace(50, SAMPLE_RATE / 2, bands + 1) / (SAMPLE_RATE / 512)
     low = np.minimum(edges[:-1].astype(int), 255)
     high = np.maximum(np.ceil(edges[1:]).astype(int), low + 1)
     total = np.stack([power[:, a:b].mean(1) for a, b in zip(low, high, strict=True)])  # (bands, columns)
     decibel = 10 * np.log10(np.maximum(total, 1e-10))
-    scaled = (decibel - decibel.max() + 60) / 60
+    scaled = (decibel - max(decibel.max(), _QUIET_DB) + 60) / 60
     return np.round(255 * scaled.clip(0, 1)).astype(np.uint8)[::-1]

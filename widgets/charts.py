@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 from workbench import flight
 from workbench.diff import TraceDiff
 from workbench.errors import TraceError
+from workbench.maps import limits
 from workbench.readings import Map
 from workbench.thumbnails import VIRIDIS, thumbnail
 from workbench.trace import Trace
@@ -31,6 +33,7 @@ __all__ = ["acceptance", "alternatives", "heat", "kl", "rounds", "words"]
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8a8a8a"
 """Okabe and Ito's colours for kinds."""
 
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SCALE = [[k / 9, f"rgb{rgb}"] for k, rgb in enumerate(VIRIDIS)]
 
 
@@ -124,22 +127,23 @@ def heat(trace: Trace, made: Map) -> go.Figure:
         rows, cols = made.values.shape
         url, _, _ = thumbnail(image, 800)
         width, height = image.width / cols, image.height / rows
+        low, high = limits(made)
         return _figure(
             [{"type": "heatmap", "z": made.values.tolist(), "x0": width / 2, "dx": width, "y0": height / 2,
-              "dy": height, "colorscale": _SCALE, "opacity": 0.6,
-              "colorbar": {"title": {"text": html.escape(made.unit)}},
+              "dy": height, "colorscale": _SCALE, "opacity": 0.6, "zmin": low, "zmax": high,
+              "colorbar": {"title": {"text": _plain(made.unit)}},
               "hovertemplate": "%{z:.4f}<extra></extra>"}],
             images=[{"source": url, "xref": "x", "yref": "y", "x": 0, "y": 0, "sizex": image.width,
                      "sizey": image.height, "sizing": "stretch", "layer": "below"}],
             xaxis={"range": [0, image.width], "constrain": "domain", "showgrid": False},
             yaxis={"range": [image.height, 0], "scaleanchor": "x", "showgrid": False},
-            title={"text": html.escape(made.about)},
+            title={"text": _plain(made.about)},
         )  # fmt: skip
     if made.kind == "audio" and made.start_ms is not None and made.end_ms is not None:
         return _figure(
             [{"type": "bar", "x": ((made.start_ms + made.end_ms) / 2).tolist(), "y": made.values.tolist(),
               "width": (made.end_ms - made.start_ms).tolist(), "marker": {"color": BLUE}}],
-            xaxis={"title": "ms"}, yaxis={"title": html.escape(made.unit)}, title={"text": html.escape(made.about)},
+            xaxis={"title": "ms"}, yaxis={"title": _plain(made.unit)}, title={"text": _plain(made.about)},
         )  # fmt: skip
     raise TraceError(
         f"A map over {made.kind} {made.media} of this trace cannot be drawn: expected an image or a sound."
@@ -158,8 +162,13 @@ def kl(diff: TraceDiff) -> go.Figure:
 
 
 def text(words_: str) -> str:
-    """Text for a label: plotly reads some HTML there. Spaces and line breaks are made visible."""
-    return html.escape(str(words_)).replace("\n", "↵").replace(" ", "␣") or "∅"
+    """Text for a label, its spaces and line breaks made visible."""
+    return _plain(str(words_).replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")) or "∅"
+
+
+def _plain(words_: str) -> str:
+    """Text that plotly shows as it is: it reads some HTML in labels, and of its entities few."""
+    return html.escape(_UNSAFE.sub("�", words_), quote=False)
 
 
 def _drafted(trace: Trace) -> None:

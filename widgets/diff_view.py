@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,8 @@ import traitlets
 from widgets.base import View
 from widgets.buffers import array
 from workbench.diff import TraceDiff, compare
-from workbench.errors import TraceError
+from workbench.display import to_html
+from workbench.errors import TraceError, WorkbenchError
 from workbench.trace import Trace
 
 __all__ = ["DiffView"]
@@ -73,6 +75,16 @@ class DiffView(View):
             "kl": array(d.kl, np.float32), "agree": array(d.agree, np.uint8), "same_prompt": d.same_prompt,
             "logprob_a": array(d.logprob_a, np.float32), "logprob_b": array(d.logprob_b, np.float32),
         }  # fmt: skip
+
+    def picture(self) -> str:
+        """Both answers, and how far apart they are, for saved notebooks and code hosts."""
+        if self.trace is None or self.other is None:
+            return super().picture()
+        try:
+            apart = repr(self.diff)
+        except WorkbenchError as error:
+            apart = str(error)
+        return f"<p>{html.escape(apart)}</p>{to_html(self.trace)}{to_html(self.other)}"
 
 
 def _side(trace: Trace, n: int) -> dict[str, Any]:

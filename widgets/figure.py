@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import textwrap
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from widgets.sheet import Sheet, viridis
 from workbench.errors import TraceError
+from workbench.maps import limits
 from workbench.media import SAMPLE_RATE
 from workbench.readings import Map
 from workbench.trace import Trace
@@ -92,7 +94,7 @@ def draw(trace: Trace, made: Map, *, note: str = "") -> Sheet:
 
 def _words(trace: Trace, made: Map, note: str) -> tuple[list[str], list[str]]:
     """Lines above (what was asked and said) and below (what is shown, and what ran)."""
-    head = [*textwrap.wrap(f"Q: {trace.question}", 92)[-2:], *textwrap.wrap(f"A: {trace.text}", 105)[:2]]
+    head = [*_lines(f"Q: {trace.question}", 92), *_lines(f"A: {trace.text}", 105)]
     layers = f"; layers {', '.join(map(str, made.layers))}" if made.layers else ""
     m = trace.model
     ran = (
@@ -105,10 +107,10 @@ def _words(trace: Trace, made: Map, note: str) -> tuple[list[str], list[str]]:
     return head, [part for line in lines if line for part in textwrap.wrap(line, 125)]
 
 
-def _limits(made: Map) -> tuple[float, float]:
-    """What the colours run between: from 0, or from the smallest if that is negative."""
-    low, high = min(0.0, float(np.nanmin(made.values))), float(np.nanmax(made.values))
-    return low, high if high > low else low + 1.0
+def _lines(words: str, most: int) -> list[str]:
+    """Two lines at most of so many letters; those of East Asia are twice as wide."""
+    wide = any(unicodedata.east_asian_width(c) in "WF" for c in words)
+    return textwrap.wrap(words, most // 2 if wide else most, max_lines=2, placeholder=" …")
 
 
 def _image(sheet: Sheet, trace: Trace, made: Map, top: float, scale: float) -> None:
@@ -117,11 +119,12 @@ def _image(sheet: Sheet, trace: Trace, made: Map, top: float, scale: float) -> N
     sheet.picture(_MARGIN, top, image.width * scale, image.height * scale, image.pixels[::step, ::step])
     if made.boxes is None:
         raise TraceError("This map has no boxes of its patches.")
-    low, high = _limits(made)
+    low, high = limits(made)
     for value, box in zip(made.values.ravel(), made.boxes, strict=True):
         left, upper, right, lower = (float(v) * scale for v in box)
         if np.isfinite(value):
-            share = (float(value) - low) / (high - low)  # the more, the less transparent: the picture stays to be seen
+            share = max(0.0, (float(value) - low) / (high - low))
+            # the more, the less transparent: the picture stays to be seen
             sheet.rect(
                 _MARGIN + left, top + upper, right - left, lower - upper, fill=viridis(share), alpha=0.25 + 0.5 * share
             )
@@ -134,7 +137,7 @@ def _sound(sheet: Sheet, trace: Trace, made: Map, top: float, tall: float) -> No
     if made.start_ms is None or made.end_ms is None:
         raise TraceError("This map has no times of its frames.")
     total = max(float(made.end_ms[-1]), 1.0)
-    low, high = _limits(made)
+    low, high = limits(made)
 
     def x(ms: float) -> float:
         return _MARGIN + ms / total * _WIDE
@@ -162,7 +165,7 @@ def _sound(sheet: Sheet, trace: Trace, made: Map, top: float, tall: float) -> No
 
 
 def _bar(sheet: Sheet, made: Map, left: float, top: float, tall: float) -> None:
-    low, high = _limits(made)
+    low, high = limits(made)
     steps = 64
     for k in range(steps):
         sheet.rect(left, top + tall * k / steps, 10, tall / steps + 0.3, fill=viridis(1 - (k + 0.5) / steps))

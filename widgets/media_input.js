@@ -50,18 +50,20 @@ function build({ model, body, ask, complain, data, signal }) {
         line.className = "bad";
         line.setAttribute("role", "alert");
         bar.remove();
-        word.textContent = safe(error.message);
+        word.textContent = safe(error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`);
       } finally {
         underway(-1);
       }
     });
   };
-  const take = (event, list) => {
+  const take = (event, list, items = []) => {
     const found = [...(list ?? [])];
     if (!found.length) return;
     event.preventDefault();
     event.stopPropagation(); // JupyterLab would open or upload it itself
-    found.forEach(send);
+    const folders = new Set([...items].map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry?.isDirectory).map((entry) => entry.name));
+    found.filter((file) => !folders.has(file.name)).forEach(send);
+    if (folders.size) complain(new Error(`${[...folders].map(safe).join(", ")} is a folder. Drop the files in it.`));
   };
   const input = h("input", { type: "file", multiple: true, accept: "image/*,audio/*", hidden: true, "aria-label": "Choose files" });
   input.addEventListener("change", () => {
@@ -123,52 +125,87 @@ function build({ model, body, ask, complain, data, signal }) {
   let inside = 0;
   drop.addEventListener("dragenter", (event) => { event.preventDefault(); inside += 1; drop.classList.add("over"); });
   drop.addEventListener("dragleave", () => { inside -= 1; if (inside <= 0) drop.classList.remove("over"); });
-  drop.addEventListener("dragover", (event) => { event.preventDefault(); event.stopPropagation(); });
-  drop.addEventListener("drop", (event) => { inside = 0; drop.classList.remove("over"); take(event, event.dataTransfer?.files); });
+  drop.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return; // a link, or words: nothing to take
+    event.preventDefault();
+    event.stopPropagation();
+  });
+  drop.addEventListener("drop", (event) => { inside = 0; drop.classList.remove("over"); take(event, event.dataTransfer?.files, event.dataTransfer?.items); });
   drop.addEventListener("paste", (event) => take(event, event.clipboardData?.files));
 
   // --- what is there
-  const card = (item, at, all) => {
+  let sounding = null; // the key of the sound that plays
+  const dress = () => {
+    for (const node of cards.querySelectorAll("[data-play]")) {
+      const on = node.dataset.play === String(sounding);
+      node.textContent = on ? "Stop" : "Play";
+      node.setAttribute("aria-label", `${on ? "Stop" : "Play"} ${node.dataset.name}`);
+    }
+  };
+  const hush = () => {
+    sounds.stop();
+    sounding = null;
+    dress();
+  };
+  const playOf = async (key) => {
+    if (sounding === key) return hush();
+    sounds.stop();
+    sounding = key;
+    dress();
+    try {
+      const { wav } = await ask({ ask: "sound", key });
+      if (sounding !== key) return; // another, or none, meanwhile
+      await sounds.play(binary(wav), { ended: () => { if (sounding === key) hush(); } });
+    } catch (error) {
+      if (sounding === key) hush();
+      throw error;
+    }
+  };
+  const card = (item, at, all, name) => {
     const act = (question) => tell(ask(question));
-    const name = safe(item.name);
     const tools = [
       button("◀", () => act({ ask: "move", key: item.key, step: -1 }), { name: `Move ${name} forwards`, reason: at ? "" : "It is the first." }),
       button("▶", () => act({ ask: "move", key: item.key, step: 1 }), { name: `Move ${name} back`, reason: at < all - 1 ? "" : "It is the last." }),
     ];
     if (item.kind === "audio") {
-      const play = button("Play", () => tell((async () => {
-        if (sounds.playing) return sounds.stop();
-        const { wav } = await ask({ ask: "sound", key: item.key });
-        play.textContent = "Stop";
-        await sounds.play(binary(wav), { ended: () => { play.textContent = "Play"; } });
-      })()), { name: `Play ${name}` });
-      tools.unshift(play);
+      tools.unshift(button("Play", () => tell(playOf(item.key)), { "data-play": item.key, "data-name": name }));
     }
     tools.push(h("span", { class: "wb-push" }), button("✕", () => act({ ask: "remove", key: item.key }), { name: `Remove ${name}` }));
     const grid = item.kind === "image" ? ` · ${item.rows}×${item.cols} patches` : "";
-    return h("li", { class: "wb-card" },
+    return h("li", { class: "wb-card", "data-key": item.key },
       item.kind === "image" ? picture(item) : !lacking(item) && outlineOf(numbers(item.low), numbers(item.high), { label: `Waveform of ${name}` }),
-      h("strong", { class: "wb-name" }, h("bdi", {}, name)),
+      h("strong", { class: "wb-name" }, h("bdi", {}, safe(item.name))),
       h("p", { class: "wb-num" }, `${item.about}${grid} · ${count(item.tokens, "token")}`),
       item.notes.map((note) => h("p", {}, safe(note))),
       h("div", { class: "wb-tools" }, tools));
   };
+  // made once: what is replaced loses the focus, and a status that is replaced is not read aloud
+  const status = h("span", { class: "wb-num", role: "status" });
+  const removeAll = button("Remove all", () => tell(ask({ ask: "clear" }).then(() => drop.focus())));
+  const budget = choice("Tokens a picture", [["", ""], ...data.budgets.map((n) => [String(n), `up to ${n}`])], "", (chosen) => {
+    model.set("image_tokens", chosen === "" ? null : Number(chosen));
+    model.save_changes();
+  });
+  const budgets = budget.querySelector("select");
+  total.append(status, removeAll, budget);
   const draw = () => {
     const items = model.get("items");
-    const held = document.activeElement?.getAttribute?.("aria-label");
-    const inCards = cards.contains(document.activeElement);
-    cards.replaceChildren(...items.map((item, k) => card(item, k, items.length)));
-    if (inCards) ([...cards.querySelectorAll("button")].find((b) => b.getAttribute("aria-label") === held) ?? drop).focus();
+    const active = document.activeElement?.closest?.(".wb-card");
+    const held = active && cards.contains(active) ? { key: active.dataset.key, at: [...active.querySelectorAll("button")].indexOf(document.activeElement) } : null;
+    const names = items.map((item) => safe(item.name));
+    const named = names.map((name, k) => { // three pictures from the clipboard have one name
+      const same = names.flatMap((other, j) => (other === name ? [j] : []));
+      return same.length > 1 ? `${name}, ${same.indexOf(k) + 1} of ${same.length}` : name;
+    });
+    cards.replaceChildren(...items.map((item, k) => card(item, k, items.length, named[k])));
+    if (sounding !== null && !items.some((item) => item.key === sounding)) hush();
+    dress();
+    if (held) ([...cards.children].find((one) => one.dataset.key === held.key)?.querySelectorAll("button")[held.at] ?? drop).focus();
     const tokens = items.reduce((n, item) => n + item.tokens, 0);
-    const standard = model.get("default_image_tokens");
-    const value = model.get("image_tokens");
-    total.replaceChildren(
-      h("span", { class: "wb-num", role: "status" }, items.length ? `${count(items.length, "item")}, ${count(tokens, "token")} of the prompt` : "Nothing added yet."),
-      items.length > 1 && button("Remove all", () => tell(ask({ ask: "clear" }))),
-      choice("Tokens a picture", [["", `default (${standard})`], ...data.budgets.map((n) => [String(n), `up to ${n}`])], value === null ? "" : String(value), (chosen) => {
-        model.set("image_tokens", chosen === "" ? null : Number(chosen));
-        model.save_changes();
-      }));
+    status.textContent = items.length ? `${count(items.length, "item")}, ${count(tokens, "token")} of the prompt` : "Nothing added yet.";
+    removeAll.hidden = items.length < 2;
+    budgets.options[0].text = `default (${model.get("default_image_tokens")})`;
+    budgets.value = String(model.get("image_tokens") ?? "");
   };
   body.append(drop, files, camera, cards, total);
   listen(model, "change:items", draw, signal);

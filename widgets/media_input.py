@@ -88,6 +88,7 @@ class MediaInput(Panel):
     def __init__(self, **more: Any) -> None:
         super().__init__(data={"part": PART, "budgets": [*BUDGETS]}, **more)
         self._media: dict[int, Image | Audio] = {}
+        self._cards: dict[int, dict[str, Any]] = {}  # what of them costs time: a small picture, an outline
         self._uploads: dict[int, _Upload] = {}
         self._numbers = itertools.count(1)
         self.observe(self._show, names=["image_tokens", "default_image_tokens"])
@@ -145,7 +146,10 @@ class MediaInput(Panel):
 
     def _show(self, _change: Any = None) -> None:
         budget = self.image_tokens or self.default_image_tokens
-        self.items = [{"key": key, **_card(one, budget)} for key, one in self._media.items()]
+        self._cards = {key: self._cards.get(key) or _card(one) for key, one in self._media.items()}
+        self.items = [
+            {"key": key, **self._cards[key], **_tokens(one, budget)} for key, one in self._media.items()
+        ]  # fmt: skip
 
     # --- what the browser asks ---------------------------------------------------------------------------------------
 
@@ -284,18 +288,25 @@ def _load(source: Any, name: str | None) -> Image | Audio:
     return load(source, name=name)
 
 
-def _card(one: Image | Audio, budget: int) -> dict[str, Any]:
-    """What the browser shows of a picture or a sound."""
+def _tokens(one: Image | Audio, budget: int) -> dict[str, Any]:
+    """How many tokens it takes."""
     if isinstance(one, Image):
         rows, cols = patch_grid(one.height, one.width, budget)
+        return {"rows": rows, "cols": cols, "tokens": rows * cols}
+    return {"tokens": max(1, math.ceil(len(one.samples) / _FRAME))}
+
+
+def _card(one: Image | Audio) -> dict[str, Any]:
+    """What the browser shows of a picture or a sound."""
+    if isinstance(one, Image):
         url, width, height = thumbnail(one)
         return {
             "kind": "image", "name": one.name, "notes": [*one.notes], "url": url, "width": width, "height": height,
-            "rows": rows, "cols": cols, "tokens": rows * cols, "about": f"{one.width}×{one.height} px",
+            "about": f"{one.width}×{one.height} px",
         }  # fmt: skip
     low, high = outline(one.samples)
     return {
         "kind": "audio", "name": one.name, "notes": [*one.notes], "low": array(low, np.int8),
-        "high": array(high, np.int8), "tokens": max(1, math.ceil(len(one.samples) / _FRAME)),
+        "high": array(high, np.int8),
         "seconds": one.duration_ms / 1000, "about": f"{one.duration_ms / 1000:.2f} s",
     }  # fmt: skip

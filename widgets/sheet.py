@@ -1,14 +1,17 @@
 """A sheet of paper: rectangles, lines, words and pictures, written as PNG, SVG or PDF. No plotting library.
 
 Measures are points (1/72 inch) from the top left. SVG and PDF keep words as words and shapes as shapes; pictures are
-embedded. The PDF uses its readers' built-in Helvetica, which has the letters of Western Europe; others become "?".
+embedded. The PDF uses its readers' built-in Helvetica, which has the letters of Western Europe; others become "?". The
+PNG uses a font of this machine, or Pillow's own, which has English; what a font lacks becomes its base letter, or "?".
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import io
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ import PIL.ImageFont
 
 __all__ = ["Sheet", "viridis"]
 
+_FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "Arial.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf")
 Colour = tuple[int, int, int]
 
 _ANCHORS = np.array(
@@ -87,8 +91,9 @@ class Sheet:
                 )
             else:
                 x, y, words, size_, anchor, colour = mark
+                said, font = _drawable(words, size_ * scale)
                 PIL.ImageDraw.Draw(out).text(
-                    (x * scale, y * scale), words, fill=colour, font=PIL.ImageFont.load_default(size_ * scale),
+                    (x * scale, y * scale), said, fill=colour, font=font,
                     anchor={"start": "ls", "middle": "ms", "end": "rs"}[anchor],
                 )  # fmt: skip
         file = io.BytesIO()
@@ -179,6 +184,31 @@ class Sheet:
                 drawn.append(f"q {w:.2f} 0 0 {h:.2f} {x:.2f} {self.height - y - h:.2f} cm /I{len(pictures)} Do Q")
                 pictures.append(pixels)
         return _pdf_file(self.width, self.height, "\n".join(drawn), pictures, alphas)
+
+
+@functools.cache
+def _font(size: float) -> Any:
+    for name in _FONTS:
+        try:
+            return PIL.ImageFont.truetype(name, size)
+        except OSError:  # not on this machine
+            continue
+    return PIL.ImageFont.load_default(size)
+
+
+def _drawable(words: str, size: float) -> tuple[str, Any]:
+    """Words of letters that the font has, and the font."""
+    font = _font(size)
+    nothing = bytes(font.getmask("\U0010ffff"))
+
+    def has(letter: str) -> bool:
+        return letter.isascii() or bytes(font.getmask(letter)) != nothing
+
+    def best(letter: str) -> str:
+        base = unicodedata.normalize("NFKD", letter)[0]
+        return letter if has(letter) else base if has(base) else "?"
+
+    return "".join(map(best, _printable(words))), font
 
 
 def _hex(colour: Colour) -> str:

@@ -98,7 +98,11 @@ function panel(t, nearly, { go, reasons, back, greedy }) {
       return;
     }
     const rows = alternatives(k);
-    const more = t.K > SHOWN && button(all ? "fewer" : `all ${t.K}`, () => { all = !all; show(...last); });
+    const more = t.K > SHOWN && button(all ? "fewer" : `all ${t.K}`, () => {
+      all = !all;
+      show(...last);
+      element.querySelector(".wb-push button")?.focus({ preventScroll: true }); // the button that had it is gone
+    });
     const source = SOURCES[t.source[k]] + (t.round[k] >= 0 ? `, round ${t.round[k]}` : "");
     const note = !greedy && rows.some((r) => r.filtered) ? "Crossed out: could not be drawn with these settings. " : "";
     const what = reasons.branch ? reasons.branch : "A click on another word says that instead and goes on from there.";

@@ -13,6 +13,7 @@ import html
 import importlib.resources
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,8 @@ SEGMENTS = 300
 CHARACTERS = 20_000
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_WIDTHLESS = re.compile("[\u00ad\u200b-\u200d\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 
 
 def to_html(trace: Trace) -> str:
@@ -177,7 +180,7 @@ def _token(trace: Trace, k: int, key: str, *, special: bool) -> str:
     classes = "t p" + str(min(9, int(10 * math.exp(min(logprob, 0.0)) + 1e-6)))
     classes += (f" s{source}" if source else "") + (" chip" if special else "")
     shown = _text(piece)
-    if special:
+    if special or (piece and all(_WIDTHLESS.match(c) or unicodedata.category(c)[0] == "M" for c in piece)):
         shown = _visible(piece)
     elif piece and not piece.strip("\n"):
         shown = '<span class="soft">↵</span>' * len(piece) + shown  # so that a line break can be pointed at
@@ -217,6 +220,8 @@ def _alternatives(trace: Trace, k: int) -> str:
 def _visible(piece: str) -> str:
     """A piece with its spaces and line breaks to be seen, at most 40 characters."""
     short = piece if len(piece) <= 40 else piece[:39] + "…"
+    short = _WIDTHLESS.sub(lambda m: f"⟨{ord(m[0]):X}⟩", short)
+    short = f"◌{short}" if short and unicodedata.category(short[0])[0] == "M" else short
     return _text(short.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣")) or "∅"
 
 

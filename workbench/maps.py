@@ -27,6 +27,7 @@ __all__ = [
     "counted",
     "frozen",
     "laid_out",
+    "limits",
     "listed",
     "patches_on",
     "picked",
@@ -147,6 +148,17 @@ def places(segments: Sequence[Segment], kind: str, media: int) -> list[Segment]:
             "counted from 0 within their kind."
         )
     return found
+
+
+FAINT = 0.01
+"""Nats: a drop of at most 1 % of a word's probability. What nowhere costs more is not drawn as if it did."""
+
+
+def limits(made: Map) -> tuple[float, float]:
+    """The values that colours run between, in every drawing of a map: from 0 (and all below it) to the largest."""
+    most = float(np.nanmax(made.values, initial=0.0))
+    least = FAINT if "nats" in made.unit else 0.0
+    return 0.0, max(most, least) or 1.0
 
 
 def laid_out(segments: Sequence[Segment], kind: str, media: int | None, values: np.ndarray, **more: Any) -> Map:

@@ -5,7 +5,7 @@ import test from "node:test";
 
 import { lacking, numbers, withBuffers } from "../../widgets/lib/arrays.js";
 import { MEASURES, viridis } from "../../widgets/lib/colour.js";
-import { count, percent, safe, seconds, visible } from "../../widgets/lib/format.js";
+import { HIDDEN, count, percent, safe, seconds, visible } from "../../widgets/lib/format.js";
 import { questionKey, savedModel, withLate } from "../../widgets/lib/page.js";
 
 test("arrays: binary at any offset, base64, and what does not fit", () => {
@@ -29,7 +29,7 @@ test("probabilities and times as people read them", () => {
   assert.deepEqual(shown, ["100 %", "99.99 %", "95.0 %", "62.1 %", "50.0 %", "9.9 %", "0.4 %", "0 %"]);
   assert.equal(percent(NaN), "–");
   assert.equal(percent(-30), "<0.0001 %");
-  assert.deepEqual([0.0042, 0.35, 1.239, 12.34, 125].map(seconds), ["4.2 ms", "350 ms", "1.24 s", "12.3 s", "2 min 5 s"]);
+  assert.deepEqual([0.0042, 0.35, 1.239, 12.34, 125, 119.6].map(seconds), ["4.2 ms", "350 ms", "1.24 s", "12.3 s", "2 min 5 s", "2 min 0 s"]);
   assert.deepEqual([count(1, "token"), count(1234, "token"), count(2, "match", "matches")], ["1 token", "1,234 tokens", "2 matches"]);
 });
 
@@ -38,6 +38,34 @@ test("what could disguise text is made visible", () => {
   assert.equal(safe("a\ud800b😀"), "a⟨D800⟩b😀");
   assert.equal(visible(" a\n"), "␣a↵");
   assert.equal(visible(""), "∅");
+  assert.equal(visible("\u200d"), "⟨200D⟩");
+  assert.equal(visible("\u{e0041}\ufeff"), "⟨E0041⟩⟨FEFF⟩");
+  assert.equal(visible("\u0301"), "◌\u0301");
+  assert.equal(visible("é"), "é");
+  assert.equal(visible("x".repeat(38) + "😀😀😀"), `${"x".repeat(38)}😀…`);
+  assert.deepEqual(["\u200b", "\u0301\u200d", "a\u0301", " ", ""].map((piece) => HIDDEN.test(piece)), [true, true, false, false, false]);
+});
+
+test("heat over a sound lies on the milliseconds of its frames", async () => {
+  const { framesOf } = await import("../../widgets/lib/sights.js");
+  const even = framesOf({ seconds: 0.41, frames: 11 });
+  assert.equal(even.length, 82);
+  assert.deepEqual([even[0], even[7], even[8], even[79], even[80], even[81]], [0, 0, 1, 9, 10, 10]);
+  const array = (list) => ({ view: new DataView(new Float32Array(list).buffer), dtype: "float32", shape: [list.length] });
+  const uneven = framesOf({ seconds: 0.1, frames: 2, starts: array([0, 0.02]), ends: array([0.02, 0.06]) });
+  assert.deepEqual([uneven[3], uneven[4], uneven[11], uneven[12], uneven.at(-1)], [0, 1, 1, -1, -1]);
+});
+
+test("an upload that is cancelled in its last part is not added", async () => {
+  const life = new AbortController(), asked = [];
+  const ask = async ({ ask: name, offset = 0 }) => {
+    asked.push(name);
+    if (name === "part") life.abort();
+    return name === "begin" ? { upload: 1 } : { received: offset + 4 };
+  };
+  const { upload } = await import("../../widgets/lib/upload.js");
+  await assert.rejects(upload(new File([new Uint8Array(4)], "a.png"), ask, 1000, { signal: life.signal }), /cancelled/);
+  assert.deepEqual(asked, ["begin", "part", "cancel"]);
 });
 
 test("how sure, in steps", () => {

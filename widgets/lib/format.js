@@ -8,10 +8,17 @@ export function safe(text) {
   return String(text).replace(UNSAFE, (c) => `⟨${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, "0")}⟩`);
 }
 
-/** A piece with its spaces and line breaks to be seen, at most 40 characters. */
+const WIDTHLESS = /[\u00ad\u200b-\u200d\u2060-\u2064\ufeff\u{e0000}-\u{e007f}]/gu;
+
+/** A piece of nothing but what has no width. */
+export const HIDDEN = /^(?:[\u00ad\u200b-\u200d\u2060-\u2064\ufeff\u{e0000}-\u{e007f}]|\p{M})+$/u;
+
+/** A piece with its spaces, line breaks and what has no width to be seen, at most 40 characters. */
 export function visible(piece) {
-  const short = piece.length <= 40 ? piece : piece.slice(0, 39) + "…";
-  return safe(short.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣")) || "∅";
+  const letters = [...piece];
+  const short = letters.length <= 40 ? piece : letters.slice(0, 39).join("") + "…";
+  const marked = short.replace(WIDTHLESS, (c) => `⟨${c.codePointAt(0).toString(16).toUpperCase()}⟩`).replace(/^(?=\p{M})/u, "◌");
+  return safe(marked.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣")) || "∅";
 }
 
 /** A probability from its logarithm: 62.1 %, 0.003 %, 99.98 %. */
@@ -29,7 +36,8 @@ export function percent(logprob) {
 export function seconds(s) {
   if (s < 0.9995) return `${(1000 * s).toFixed(s < 0.01 ? 1 : 0)} ms`;
   if (s < 99.95) return `${s.toFixed(s < 10 ? 2 : 1)} s`;
-  return `${Math.floor(s / 60)} min ${Math.round(s % 60)} s`;
+  const whole = Math.round(s);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 /** "1 token", "1,234 tokens". By hand: a browser's first toLocaleString takes as long as drawing a view. */

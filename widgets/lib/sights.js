@@ -2,11 +2,25 @@
 
 import { numbers } from "./arrays.js";
 import { button, h } from "./dom.js";
-import { safe, visible } from "./format.js";
+import { safe } from "./format.js";
 import { greyCanvas, heatCanvas, hottest } from "./heat.js";
 import { outlineOf } from "./sound.js";
+import { shown } from "./words.js";
 
 const FRAME = 0.04; // seconds of sound in a token
+const COLUMN = 0.005, HOP = 0.02; // seconds of a column of heat, and of a spectrogram's
+
+/** For each column of a sound, which frame it lies in; -1 where none does. Frames need not be as long as one another. */
+export function framesOf(sound) {
+  const starts = sound.starts ? numbers(sound.starts) : Array.from({ length: sound.frames }, (_, k) => k * FRAME);
+  const ends = sound.ends ? numbers(sound.ends) : starts.map((start) => start + FRAME);
+  let k = 0;
+  return Array.from({ length: Math.max(1, Math.round(sound.seconds / COLUMN)) }, (_, column) => {
+    const t = (column + 0.5) * COLUMN;
+    while (k + 1 < starts.length && t >= ends[k]) k += 1;
+    return t >= starts[k] && t < ends[k] ? k : -1;
+  });
+}
 
 export const share = (v) => `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 
@@ -107,7 +121,9 @@ export function soundOf(sound, { label, ask, complain, play, stop }) {
         stage.classList.remove("tall");
       } else {
         const { cells } = await ask({ ask: "spectrogram", media: sound.media });
-        stage.prepend(greyCanvas(numbers(cells), cells.shape[0], cells.shape[1], `Spectrogram of ${safe(sound.name)}, 50 Hz to 8 kHz`));
+        const grey = greyCanvas(numbers(cells), cells.shape[0], cells.shape[1], `Spectrogram of ${safe(sound.name)}, 50 Hz to 8 kHz`);
+        grey.style.width = `${(100 * cells.shape[1] * HOP) / sound.seconds}%`; // its last column may reach beyond the end
+        stage.prepend(grey);
         stage.classList.add("tall");
       }
       spectrum.setAttribute("aria-pressed", String(!old));
@@ -115,8 +131,9 @@ export function soundOf(sound, { label, ask, complain, play, stop }) {
       complain(error);
     }
   }, { pressed: false });
+  const columns = framesOf(sound);
   const paint = (cells, strength) => {
-    heat.paint(cells, 1, cells.length, strength);
+    heat.paint(Uint8Array.from(columns, (k) => cells[k] ?? 0), 1, columns.length, strength);
     stage.dataset.hottest = hottest(cells);
   };
   return {
@@ -127,8 +144,8 @@ export function soundOf(sound, { label, ask, complain, play, stop }) {
 
 /** Words under heat: of prompt and answer. */
 export function wordsUnderHeat(pieces) {
-  const spans = pieces.map(([position, piece, special]) => h("span", { class: special ? "wb-chip" : "", title: `position ${position}` }, special ? visible(piece) : safe(piece)));
-  const element = h("div", { class: "wb-context", tabindex: "0", role: "region", "aria-label": "Words of prompt and answer, by attention" }, spans);
+  const spans = pieces.map(([position, piece, special]) => h("span", { class: special ? "wb-chip" : "", title: `position ${position}` }, shown(piece, special)));
+  const element = h("div", { class: "wb-context", tabindex: "0", role: "region", dir: "auto", "aria-label": "Words of prompt and answer, by attention" }, spans);
   const paint = (map) => {
     const cells = numbers(map.cells);
     spans.forEach((span, k) => {

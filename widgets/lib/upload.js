@@ -21,5 +21,9 @@ export async function upload(file, ask, part, { progress = () => {}, signal }) {
     at = received;
     progress(received / file.size);
   }
+  if (signal.aborted) {
+    await ask({ ask: "cancel", upload: id });
+    throw new Error("cancelled");
+  }
   return ask({ ask: "finish", upload: id }, undefined, PATIENCE);
 }

@@ -1,14 +1,16 @@
 // The answer as words one can point at: mouse, or Tab and then the arrow keys (one stop of the Tab key for each list).
 
 import { h } from "./dom.js";
-import { safe, visible } from "./format.js";
+import { HIDDEN, safe, visible } from "./format.js";
 
 const FIRST = 300; // words made for the first paint: about as many as one sees at once; the others follow it
 
 export const SOURCES = ["plain", "accepted", "corrected", "bonus", "forced"];
 
-function shown(piece, special) {
+/** A piece as it stands among others; what has no width of its own is written out, so that it can be pointed at. */
+export function shown(piece, special) {
   if (special) return [visible(piece)];
+  if (HIDDEN.test(piece)) return [h("span", { class: "wb-soft" }, visible(piece))];
   if (!piece) return [h("span", { class: "wb-soft" }, "∅")];
   if (!piece.replaceAll("\n", "")) return [h("span", { class: "wb-soft" }, "↵".repeat(piece.length)), piece];
   return [safe(piece)];
@@ -37,7 +39,7 @@ export function words({ groups, piece, special, point, pick, signal, dress = () 
     return span;
   };
   const list = (group) => {
-    const box = h("div", { class: "wb-words", role: "listbox", "aria-label": group.label, "aria-orientation": "horizontal" });
+    const box = h("div", { class: "wb-words", role: "listbox", dir: "auto", "aria-label": group.label, "aria-orientation": "horizontal" });
     lists.push(box);
     if (!group.folded) element.append(box);
     else element.append(h("details", { class: "wb-fold" }, h("summary", {}, group.label), box));
@@ -121,8 +123,9 @@ export function words({ groups, piece, special, point, pick, signal, dress = () 
   element.addEventListener("keydown", (event) => {
     const k = at(event);
     if (k < 0 || event.ctrlKey || event.metaKey || event.altKey) return;
+    const forth = getComputedStyle(spans[k].parentElement).direction === "rtl" ? -1 : 1; // as one sees it
     const moves = {
-      ArrowRight: () => k + 1, ArrowLeft: () => k - 1, ArrowDown: () => line(k, 1), ArrowUp: () => line(k, -1),
+      ArrowRight: () => k + forth, ArrowLeft: () => k - forth, ArrowDown: () => line(k, 1), ArrowUp: () => line(k, -1),
       Home: () => 0, End: () => spans.length - 1,
     };
     if (moves[event.key]) focus(Math.max(0, Math.min(spans.length - 1, moves[event.key]())));
