@@ -291,7 +291,7 @@ class House:
 
 def environment(program: str) -> dict[str, str]:
     """The caller's environment with .venv first, less what would send Python or pip elsewhere."""
-    dropped = {"PYTHONHOME", "__PYVENV_LAUNCHER__", "PIP_USER", "PIP_TARGET", "PIP_PREFIX"}
+    dropped = {"PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__", "PIP_USER", "PIP_TARGET", "PIP_PREFIX"}
     kept = {name: value for name, value in os.environ.items() if name.upper() not in dropped}
     path = os.pathsep.join([str(Path(program).parent), *filter(None, [os.environ.get("PATH")])])
     return {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1"}

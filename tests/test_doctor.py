@@ -96,6 +96,21 @@ def test_a_cuda_torch_that_finds_no_gpu_is_told():
     assert "update the driver first" in found.text
 
 
+def test_a_driver_is_held_to_the_torch_that_is_there():
+    found = about(replace(LAPTOP, driver="570.1", driver_cuda="12.8", torch_build="12.6"), "NVIDIA")
+    assert "built for CUDA 12.6" in found.text
+    assert "update the driver" not in found.text
+
+
+def test_a_mac_s_memory_is_looked_at():
+    mac = replace(
+        LAPTOP, system="Darwin", machine="arm64", cpu="", gpus=(Gpu("Apple GPU", "mps", 4 * 10**9, 8 * 10**9),)
+    )
+    assert about(mac, "Device").text == "mps: Apple GPU, 4.0 GB of 8.0 GB free"
+    assert "does not say" not in about(mac, "Model gemma-4-31b").text
+    assert not about(mac, "Model gemma-4-31b").text.startswith("fits")
+
+
 def test_a_working_gpu_needs_no_mending():
     facts = replace(LAPTOP, driver="580", driver_cuda="13.0", torch_build="13.0", gpus=(CARD,))
     assert about(facts, "NVIDIA") is None

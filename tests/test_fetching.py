@@ -5,6 +5,7 @@ import shutil
 import pytest
 from huggingface_hub import constants
 
+import workbench
 from tests.hub import COMMIT, hub  # noqa: F401 (a fixture)
 from workbench import fetching
 from workbench.catalog import find
@@ -89,6 +90,27 @@ def test_no_such_model_no_such_revision_and_a_closed_one(there):
     with pytest.raises(ModelError, match="accept its terms on its page"):
         fetching.fetched(find(ID))
     assert there.requests == []
+
+
+def test_what_came_before_the_hub_closed_it_is_still_here(there):
+    folder = fetching.fetched(find(ID), progress=False)
+    there.closed.add(ID)
+    assert fetching.fetched(find(ID), progress=False) == folder
+    there.closed.clear()
+    del there.models[ID]
+    assert fetching.fetched(find(ID), progress=False) == folder
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="The hub has no model"):
+        fetching.fetched(find(ID), progress=False)
+
+
+def test_a_branch_is_pinned_as_its_commit(there, capsys):
+    model = workbench.load(ID, revision="main", device="cpu")
+    try:
+        assert model.info.revision == COMMIT
+        assert f"revision='{COMMIT}'" in capsys.readouterr().out
+    finally:
+        workbench.unload(model.name)
 
 
 def test_a_fetch_that_broke_off_goes_on_with_what_is_left(there, monkeypatch):

@@ -409,3 +409,28 @@ def test_importing_needs_no_torch():
 def test_every_error_is_a_workbench_error():
     for error in (MediaError, ModelError, PromptError, TraceError, Incompatible):
         assert issubclass(error, WorkbenchError)
+
+
+def test_what_is_loaded_is_given_at_once_while_another_is_being_loaded(monkeypatch):
+    have = workbench.load("pocket", progress=False)
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(entry, *_given, **_named):
+        entered.set()
+        assert go.wait(10)
+        return types.SimpleNamespace(name=entry.name, _close=lambda: None)
+
+    monkeypatch.setattr(loading, "_load", slow)
+    other = threading.Thread(target=lambda: workbench.load("pocket", context=77, progress=False))
+    other.start()
+    try:
+        assert entered.wait(10)
+        began = time.monotonic()
+        assert workbench.load("pocket", progress=False) is have
+        assert list(workbench.loaded()) == ["pocket"]
+        assert time.monotonic() - began < 2
+    finally:
+        go.set()
+        other.join()
+    assert list(workbench.loaded()) == ["pocket", "pocket #2"]
+    workbench.unload("pocket #2")

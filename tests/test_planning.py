@@ -9,7 +9,7 @@ import pytest
 import workbench
 from workbench.catalog import CATALOG, find
 from workbench.errors import DoesNotFit, Incompatible, ModelError
-from workbench.machine import Device, Machine, Pace, machine, pace
+from workbench.machine import Device, Machine, Pace, machine, memory, pace
 from workbench.planning import plan, refuse
 from workbench.pocket import WEIGHTS
 
@@ -220,6 +220,55 @@ def test_a_folder_is_counted_from_its_headers(tmp_path):
     assert pocket.taken.weights == whole.taken.weights
     assert [o.quantization for o in whole.options] == ["none", "int8", "int4"]
     assert whole.options[2].weights < whole.options[1].weights < whole.options[0].weights
+
+
+def test_a_plain_folder_is_planned_as_load_would_read_it(tmp_path, monkeypatch):
+    """It is read as it is stored: that int8 would fit is advice, not a fit."""
+    folder = tmp_path / "mine"
+    shutil.copytree(WEIGHTS, folder)
+    none, int8, _ = plan(folder, measure=False).options
+    machine = here((none.bytes + int8.bytes) // 2)
+    made = plan(folder, here=machine, measure=False)
+    assert (made.quantization, made.fits) == ("none", False)
+    assert [o.fits for o in made.options] == [False, True, True]
+    monkeypatch.setattr("workbench.planning.machine", lambda: machine)
+    with pytest.raises(DoesNotFit, match="quantization='int8'"):
+        workbench.load(folder, progress=False)
+    packed = workbench.load(folder, quantization="int8", progress=False)
+    assert packed.info.quantization == "int8"
+    workbench.unload(packed.name)
+
+
+def test_offline_what_lies_here_comes_before_what_would_have_to_be_fetched():
+    have = ("google/gemma-4-12B-it", "google/gemma-4-12B-it-assistant")
+    online = here(30 * GB, cached=have)
+    assert plan("gemma-4-12b", here=online, measure=False).variant.endswith("w4a16-ct")
+    made = plan("gemma-4-12b", here=replace(online, offline=True), measure=False)
+    assert (made.variant, made.taken.download, made.fits) == (have[0], 0, True)
+    nothing = plan("gemma-4-12b", here=replace(here(30 * GB), offline=True), measure=False)
+    assert nothing.taken.download > 0  # load says that it is not on this disk
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"memory.max": "4000000000\n", "memory.current": "1500000000", "memory.stat": "inactive_file 500000000\n"},
+         (3_000_000_000, 4_000_000_000)),
+        ({"memory.max": "max\n", "memory.current": "1", "memory.stat": ""}, (10 * GB, 64 * GB)),
+        ({"memory/memory.limit_in_bytes": "4000000000", "memory/memory.usage_in_bytes": "3900000000",
+          "memory/memory.stat": "total_inactive_file 100000000"}, (200_000_000, 4_000_000_000)),
+        ({"memory/memory.limit_in_bytes": str(2**63 - 4096), "memory/memory.usage_in_bytes": "5",
+          "memory/memory.stat": "cache 1"}, (10 * GB, 64 * GB)),
+        ({}, (10 * GB, 64 * GB)),
+    ],
+)  # fmt: skip
+def test_a_container_has_what_it_is_given(files, expected, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr("workbench.machine._GROUPS", tmp_path)
+    monkeypatch.setattr("workbench.machine._of_the_machine", lambda: (10 * GB, 64 * GB))
+    assert memory() == expected
 
 
 def cut(file, count):

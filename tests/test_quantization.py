@@ -15,7 +15,7 @@ import workbench  # noqa: E402
 from tests.packed import compressed_folder, grid_folder, linears  # noqa: E402
 from workbench import grid, headers, repack, tiles  # noqa: E402
 from workbench.errors import Incompatible, ModelError  # noqa: E402
-from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, kernel_for, layers  # noqa: E402
+from workbench.packed import Int4Linear, Int8Embedding, Int8Linear, held_bytes, int8_product, kernel_for, layers  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -169,6 +169,20 @@ def test_few_rows_of_types_that_no_kernel_is_written_for_are_unpacked_too(dtype,
         layer.finish()
         expected = x.double() @ values.double().T
         assert float((layer(x).double() - expected).abs().max()) <= step * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("columns", [33, 36, 40, 63, 96])
+def test_int8_reads_nothing_beyond_its_rows(columns):
+    """PyTorch's kernel does where columns are no multiple of 32; what lies behind is made NaN here."""
+    generator = torch.Generator().manual_seed(columns)
+    room = torch.full((columns * 2 + 300,), float("nan")).bfloat16()
+    x = room[: columns * 2].view(2, columns)
+    x.copy_(torch.randn(2, columns, generator=generator))
+    packed, scale = grid.to_int8(torch.randn(16, columns, generator=generator).bfloat16())
+    made = int8_product(x, packed, scale)
+    expected = x.double() @ (packed * scale[:, None]).double().T
+    assert torch.isfinite(made).all()
+    assert float((made.double() - expected).abs().max()) <= 0.01 * float(expected.abs().max())
 
 
 def test_when_unpacking_is_better(monkeypatch):

@@ -433,11 +433,11 @@ def test_run_shows_the_command_and_hands_back_its_status(capsys, tmp_path):
 
 
 def test_what_would_lead_pip_astray_is_dropped(monkeypatch):
-    for name in ("PIP_USER", "PIP_TARGET", "PYTHONHOME"):
+    for name in ("PIP_USER", "PIP_TARGET", "PYTHONHOME", "PYTHONPATH"):
         monkeypatch.setenv(name, "/elsewhere")
     monkeypatch.setenv("PIP_INDEX_URL", "https://registry.example/simple")
     environment = start.environment("/project/.venv/bin/python")
-    assert not {"PIP_USER", "PIP_TARGET", "PYTHONHOME"} & environment.keys()
+    assert not {"PIP_USER", "PIP_TARGET", "PYTHONHOME", "PYTHONPATH"} & environment.keys()
     assert environment["PIP_INDEX_URL"] == "https://registry.example/simple"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path("/project/.venv/bin"))
 

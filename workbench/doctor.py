@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import CATALOG
-from workbench.machine import Device, Machine, cached, compiles, disk_free, memory
+from workbench.machine import Device, Machine, apple_free, cached, compiles, disk_free, memory
 from workbench.planning import plan
 from workbench.versions import WORKS, checkout, refused
 from workbench.versions import numbers as of_release
@@ -196,8 +196,9 @@ def _torch(facts: Facts) -> list[Finding]:
         out.append(Finding("Device", "ok", "cpu", numbers={"device": "cpu"}))
     if facts.driver is not None and not any(gpu.kind == "cuda" for gpu in facts.gpus):
         driver = f"an NVIDIA driver{' ' + facts.driver if facts.driver else ''} is here"
-        old = facts.driver_cuda is not None and of_release(facts.driver_cuda) < of_release(CUDA)
-        serves = f"the driver serves CUDA up to {facts.driver_cuda} and this torch wants {CUDA}"
+        wants = facts.torch_build or CUDA  # of the CPU's build: what the one with CUDA would want
+        old = facts.driver_cuda is not None and of_release(facts.driver_cuda) < of_release(wants)
+        serves = f"the driver serves CUDA up to {facts.driver_cuda} and this torch wants {wants}"
         hint = f"; {serves}: update the driver first" if old else ""
         if facts.torch_build is None:
             text = f"{driver}, and this torch is built for the CPU alone: the GPU lies idle{hint}"
@@ -353,7 +354,7 @@ def _devices() -> tuple[str | None, str | None, tuple[Gpu, ...]]:
     except RuntimeError:
         gpus = []  # a driver too old for this torch, or a card that is busy: findings say what it means
     if torch.backends.mps.is_available():
-        gpus.append(Gpu("Apple GPU", "mps"))
+        gpus.append(Gpu("Apple GPU", "mps", apple_free(torch), memory()[1]))
     return None, build, tuple(gpus)
 
 

@@ -71,8 +71,13 @@ def fetch(
             files: Any = hub.snapshot_download(source, revision=revision, dry_run=True, **_WANTED)
         except Exception as error:  # noqa: BLE001 (whatever the network and its libraries raise; judged by its cause)
             refused = _refused(what, source, revision, error)
-            if refused is not None:
+            if refused is not None and not isinstance(refused, _ClosedError):
                 raise refused from None
+            if refused is not None:  # what came before the terms, or the name, changed is as good as it was
+                try:
+                    return _here(what, source, revision, "the hub does not give it")
+                except ModelError:
+                    raise refused from None
             return _here(what, source, revision, f"the hub cannot be reached ({_words(error)})")
         if not any(f.filename.endswith(".safetensors") for f in files):
             raise ModelError(f"{source} holds no *.safetensors on the hub: the workbench reads no other weights.")
@@ -106,6 +111,10 @@ def _here(what: str, source: str, revision: str | None, why: str) -> Path:
     return folder
 
 
+class _ClosedError(ModelError):
+    """The hub has it and does not give it to us, or says that it has not."""
+
+
 def _refused(what: str, source: str, revision: str | None, error: BaseException) -> ModelError | None:
     """The error for what the hub said no to; None where it said nothing."""
     from huggingface_hub import errors
@@ -119,9 +128,11 @@ def _refused(what: str, source: str, revision: str | None, error: BaseException)
                 f"revision={revision!r}: {source} has no such branch, tag or commit. Leave it out for the newest."
             )
         if isinstance(one, errors.GatedRepoError):
-            return ModelError(f"{what} is closed to you: accept its terms on its page, then `hf auth login`.")
+            return _ClosedError(f"{what} is closed to you: accept its terms on its page, then `hf auth login`.")
         if isinstance(one, errors.RepositoryNotFoundError):
-            return ModelError(f"The hub has no model {source!r}, or it is closed to you: log in with `hf auth login`.")
+            return _ClosedError(
+                f"The hub has no model {source!r}, or it is closed to you: log in with `hf auth login`."
+            )
         if isinstance(one, errors.HFValidationError):
             return ModelError(f"{source!r} is no hub id: {one}")
     return None

@@ -18,9 +18,7 @@ HASHED_WHOLE = 256 << 20
 """Bytes; larger weights are hashed by header and samples."""
 
 
-def model_info(
-    entry: Entry, revision: str | None, folder: Path, transformer: Any, processor: Any, device: str, corrected: bool
-) -> ModelInfo:
+def model_info(entry: Entry, folder: Path, transformer: Any, processor: Any, device: str, corrected: bool) -> ModelInfo:
     """Names and hashes of a model that was read from a folder; ``corrected``: whether its masks were mended."""
     text = transformer.config.get_text_config()
     vocabulary = processor.tokenizer.get_vocab()
@@ -32,7 +30,8 @@ def model_info(
     return ModelInfo(
         name=entry.name,
         variant=entry.name if entry.local else entry.source,
-        revision=revision or ("embedded" if entry.name == "pocket" else "local" if entry.local else folder.name),
+        # of a hub id the commit, which is the folder's name: a branch or tag is another one tomorrow
+        revision="embedded" if entry.name == "pocket" else "local" if entry.local else folder.name,
         weights_hash=weights_hash(folder),
         quantization="none",
         dtype=str(transformer.dtype).removeprefix("torch."),

@@ -36,7 +36,7 @@ def _registry() -> Any:
     made = sys.modules.get(name)
     if made is None:
         made = types.ModuleType(name)
-        made.__dict__.update(models={}, lock=threading.RLock())
+        made.__dict__.update(models={}, lock=threading.RLock(), loading=threading.RLock())
         made = sys.modules.setdefault(name, made)
     return made
 
@@ -91,7 +91,9 @@ def load(
     where = _device(device, entry)
     named = of_one_source(name, variant)
     key = (entry.source, named, revision, where, context, draws, quantization)
-    with held.lock:
+    if (have := held.models.get(key)) is not None:
+        return have
+    with held.loading:  # one at a time, since each counts the memory; who asks for what is there does not wait
         if key not in held.models:
             made = plan(
                 name, variant=variant, quantization=quantization, device=device and where, drafter=drafter,
@@ -119,7 +121,8 @@ def load(
             except BaseException as error:
                 _let_go(error)
                 raise
-            held.models[key] = model
+            with held.lock:
+                held.models[key] = model
         return held.models[key]
 
 
@@ -227,7 +230,7 @@ def _load(
         if had_bars:
             bars.enable_progress_bar()
     _check_processor(processor, transformer.config.get_text_config().vocab_size, folder)
-    info = model_info(entry, revision, folder, transformer, processor, device, masks.correct(transformer))
+    info = model_info(entry, folder, transformer, processor, device, masks.correct(transformer))
     info = replace(info, quantization=held)
     if draws:
         own = drafter == CATALOG["pocket"].drafter
@@ -254,7 +257,7 @@ def _call(entry: Entry, folder: Path, device: str, pinned: dict[str, Any]) -> st
         name = entry.source
     elif not entry.local:
         variant = {"variant": entry.source} if name in CATALOG else {}
-        pinned = {**variant, **pinned, "revision": pinned["revision"] or folder.name}
+        pinned = {**variant, **pinned, "revision": folder.name}
     more = "".join(f", {k}={v!r}" for k, v in pinned.items() if v is not None)
     return f"workbench.load({name!r}, device={device!r}{more})"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from workbench import headers
 
-__all__ = ["Device", "Machine", "Pace", "cached", "compiles", "disk_free", "machine", "memory", "pace"]
+__all__ = ["Device", "Machine", "Pace", "apple_free", "cached", "compiles", "disk_free", "machine", "memory", "pace"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ class Machine:
         disk_free: Bytes where fetched models go; None where the system does not say.
         cached: Whether a hub id lies on this disk.
         compiles: Whether its CPU multiplies 4-bit weights as they are stored.
+        offline: Whether nothing may be fetched (``HF_HUB_OFFLINE``).
     """
 
     devices: tuple[Device, ...]
     disk_free: int | None
     cached: Callable[[str], bool]
     compiles: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Pace:
 
 def machine() -> Machine:
     """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
-    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached, compiles())
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached, compiles(), offline)
 
 
 _LLVM = 20  # the release of llvmlite 0.45; the oldest that pyproject.toml takes
@@ -90,7 +93,35 @@ def compiles() -> bool:
 
 
 def memory() -> tuple[int | None, int | None]:
-    """(free, total) bytes. psutil comes with the extras; without it Linux still tells."""
+    """(free, total) bytes, of this machine or of the container that this runs in, whichever has less."""
+    free, total = _of_the_machine()
+    limit, used = _of_the_container()
+    if limit is None or (total is not None and limit >= total):
+        return free, total
+    left = max(0, limit - used)
+    return left if free is None else min(free, left), limit
+
+
+_GROUPS = Path("/sys/fs/cgroup")
+
+
+def _of_the_container() -> tuple[int | None, int]:
+    """(limit, used) bytes of the control group this runs in, pages of files that can go not counted; no limit: None."""
+    for top, most, now, idle in (
+        (_GROUPS, "memory.max", "memory.current", "inactive_file"),
+        (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit, used = ((top / name).read_text("ascii").strip() for name in (most, now))
+            stat = dict(line.split() for line in (top / "memory.stat").read_text("ascii").splitlines())
+            return (int(limit), int(used) - int(stat.get(idle, 0))) if limit != "max" else (None, 0)
+        except (OSError, ValueError):  # no Linux, no control groups, or of the other kind
+            continue
+    return None, 0
+
+
+def _of_the_machine() -> tuple[int | None, int | None]:
+    """Psutil comes with the extras; without it Linux still tells."""
     if importlib.util.find_spec("psutil"):
         psutil: Any = importlib.import_module("psutil")
         now = psutil.virtual_memory()
@@ -131,12 +162,16 @@ def _accelerators() -> list[Device]:
         there = getattr(torch, kind, None)
         if there is not None and there.is_available():
             out += [Device(f"{kind}:{k}", int(there.mem_get_info(k)[0])) for k in range(there.device_count())]
-    if torch.backends.mps.is_available():  # its memory is the machine's; it says how much of it it would use at most
-        used = int(torch.mps.driver_allocated_memory())
-        room = int(torch.mps.recommended_max_memory()) - used
-        free = memory()[0]
-        out.append(Device("mps", room if free is None else min(room, free)))
+    if torch.backends.mps.is_available():
+        out.append(Device("mps", apple_free(torch)))
     return out
+
+
+def apple_free(torch: Any) -> int:
+    """Bytes that an Apple GPU would take: its memory is the machine's, and it says how much of it at most."""
+    room = int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
+    free = memory()[0]
+    return room if free is None else min(room, free)
 
 
 def disk_free() -> int | None:

@@ -344,7 +344,7 @@ def _memory(tried: Tried) -> Found:
     with Watch() as watch:
         model.ask(QUESTION, **tried.media, temperature=0, max_new_tokens=10)
     after = held_bytes(model.transformer, model.drafter)
-    made = plan(tried.name, quantization=None if model.info.quantization == "none" else model.info.quantization,
+    made = plan(tried.name, quantization=model.info.quantization,
                 device=model.info.device, drafter=model.drafter is not None, measure=False)  # fmt: skip
     counted = made.taken.weights + made.taken.drafter
     numbers = {"held": before, "held_after": after, "peak_bytes": watch.peak, "planned": counted}

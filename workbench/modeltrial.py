@@ -77,7 +77,12 @@ class Watch:
         self._done = threading.Event()
 
     def __enter__(self) -> Self:
+        import torch
+
         self._done.clear()
+        if torch.cuda.is_available():
+            for k in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(k)
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
@@ -90,7 +95,8 @@ class Watch:
         import torch
 
         if torch.cuda.is_available():
-            self.peak = (self.peak or 0) + int(torch.cuda.max_memory_allocated())
+            held = [int(torch.cuda.max_memory_allocated(k)) for k in range(torch.cuda.device_count())]
+            self.peak = (self.peak or 0) + sum(held)
 
     def _look(self) -> None:
         while True:

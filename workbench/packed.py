@@ -245,17 +245,24 @@ class Int8Head(nn.Module):
         return int8_product(x.to(embedding.dtype), embedding.packed, embedding.scale).to(x.dtype)
 
 
+_ROWS = 1 << 14
+
+
 def int8_product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply x (…, K) by int8 weights (N, K) with a scale a row (N,)."""
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     if len(flat) < compiled.MANY8 and compiled.takes(flat.device, flat.dtype, flat.shape[1]):
         out = compiled.product8(flat, packed, scale)
-    elif flat.device.type == "cpu" and tiles.better(len(flat), flat.dtype):
+    elif flat.device.type == "cpu" and (tiles.better(len(flat), flat.dtype) or flat.shape[1] % 32):
+        # PyTorch's kernel reads beyond the end of rows that are no multiple of 32
         out = tiles.product8(flat, packed, scale)
     elif flat.device.type in ("cpu", "mps"):
         out = torch._weight_int8pack_mm(flat, packed, scale)  # noqa: SLF001
-    else:
-        out = flat @ packed.to(flat.dtype).T * scale
+    else:  # a piece at a time: all of a vocabulary's rows in 16 bit would be 2 GB, for each token
+        out = flat.new_empty(len(flat), len(packed))
+        for at in range(0, len(packed), _ROWS):
+            rows = slice(at, at + _ROWS)
+            out[:, rows] = flat @ packed[rows].to(flat.dtype).T * scale[rows]
     return out.unflatten(0, x.shape[:-1])
 
 

@@ -205,7 +205,12 @@ def _looked_at(
         for kind, scheme in _ways(source, quantization, where, chosen=chosen)
     ]
     nearest = min(range(len(options)), key=lambda k: options[k].bytes - (options[k].free or 0))
-    best = next((k for k, o in enumerate(options) if o.fits), nearest)
+    fitting = [k for k, o in enumerate(options) if o.fits]
+    if here.offline:  # what lies on this disk before what would have to be fetched
+        fitting.sort(key=lambda k: options[k].download > 0)
+    best = next(iter(fitting), nearest)
+    if source.local and quantization is None:
+        best = 0  # load reads a folder as it is stored, unless it is told how to pack: the others are advice
     options = [replace(o, why=_why(o, options[best], alone=len(options) == 1)) for o in options]
     if source.shape and source.shape.experts:
         options = [replace(o, why=f"{o.why}; experts stay in 16 bit") for o in options]
