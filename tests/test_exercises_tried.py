@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from workbench import lessons
+from workbench.lessons import checking
 from workbench.media.images import patch_grid
 
 
@@ -181,3 +182,16 @@ def test_three_slips_get_two_hints_and_then_the_solution(name):
 
 def test_nearly_every_exercise_was_tried():
     assert set(lessons.exercises()) - set(WRONG) == {"04.3", "08.3", "10.1"}  # whole: of the model, or any number
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("04.2", lambda p, t: int((np.cumsum(np.sort(p)[::-1]) <= t).sum()) + 1),  # one too many at a tie
+        ("09.1", lambda g, s: fitting(g, s, -8, 8)),  # a code that four bits lack
+        ("09.1", lambda g, s: min(s, key=lambda x: np.abs(np.clip(np.round(g / x), -8, 7) * x - g).sum())),
+    ],
+)
+def test_nearly_right_is_not_right(name, answer):
+    lessons.check(name, answer)
+    assert not checking.read()[name]["right"]

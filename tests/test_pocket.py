@@ -1,7 +1,10 @@
 """The pocket model's workshop: world, tokenizer, packing, training and drafter. Small numbers, no speech programs."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
 from dataclasses import replace
 from itertools import pairwise
 
@@ -642,3 +645,68 @@ def test_strange_voices_are_bent_and_the_others_stay_as_they_were():
         assert len(one) <= 1.6 * 16_000
         assert np.abs(one).max() <= 1
     assert not any(len(a) == len(b) and np.allclose(a, b) for a, b in zip(plain, bent, strict=True))
+
+
+def test_a_run_is_stopped_between_two_steps_and_goes_on_as_if_it_had_not_been(
+    tmp_path, no_speech, one_thread, monkeypatch
+):
+    """A signal in the middle of a step, where an exception would leave half of the weights changed."""
+    from workbench.pocket import optim, train
+    from workbench.pocket.data import Mix
+    from workbench.pocket.recipe import Recipe
+
+    mix = Mix(rows=2, length=128, image=0.5, both=0.0, audio=0.0, text=0.5, budget=110, most=2)
+    recipe = Recipe(steps=3, warmup=1, mix=mix, tail=1.0)
+    assert train.train(recipe, tmp_path / "whole", tmp_path / "a")
+    calls, orthogonal = [], optim.orthogonal
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return orthogonal(*given)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(optim, "orthogonal", interrupted)
+    assert not train.train(recipe, tmp_path / "stopped", tmp_path / "b")
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.undo()
+    assert train.train(recipe, tmp_path / "stopped", tmp_path / "b")
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert train.train(recipe, tmp_path / "third")
+    whole, kept = (path / "model.safetensors" for path in (tmp_path / "a", tmp_path / "third" / "weights"))
+    assert whole.read_bytes() == kept.read_bytes(), "without --export the mean lies with the checkpoint"
+
+
+def test_voices_of_training_and_exam_are_apart_and_there_is_each():
+    trained, held = (set(names) for names in (speech._VARIANTS, speech._HELD_OUT_VARIANTS))
+    assert not trained & held
+    assert not {"max", "steph3"} & (trained | held)
+    if shutil.which("espeak-ng"):
+        listed = subprocess.run(["espeak-ng", "--voices=variant"], capture_output=True, text=True, check=True).stdout
+        there = set(re.findall(r"!v/(\S+)", listed))
+        assert trained | held <= there, "a variant that is not there is said in the plain voice"
+
+
+def test_wilson_s_interval():
+    from workbench.pocket.card import interval
+
+    assert interval(81, 263) == pytest.approx((0.2552, 0.3662), abs=2e-4)  # Newcombe 1998, table I
+    assert interval(0, 20) == pytest.approx((0.0, 0.1611), abs=2e-4)
+    assert interval(20, 20) == pytest.approx((0.8389, 1.0), abs=2e-4)
+
+
+def test_held_out_prompts_have_held_out_digits(monkeypatch):
+    from workbench.pocket import data
+
+    asked = []
+
+    def drawn(*_given, held_out=False):
+        asked.append(held_out)
+        raise StopIteration
+
+    monkeypatch.setattr(data, "draw", drawn)
+    for held_out in (True, False):
+        with pytest.raises(StopIteration):
+            data.pictures(Shown(digit=3), np.random.default_rng(0), held_out=held_out)
+    assert asked == [True, False]

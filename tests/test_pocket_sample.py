@@ -64,7 +64,7 @@ FLOORS: dict[str, int] = {
     "where": 23,  # of 24
     "where, other renderer": 15,  # of 16
     "with a system prompt": 7,  # of 8
-    "word, festival (engine never heard)": 27,  # of 31
+    "word, festival (a trained speaker, another engine)": 27,  # of 31
     "word, unseen espeak-ng voices": 27,  # of 31
     "word, unseen flite voice": 23,  # of 31
     "yes or no": 22,  # of 24

@@ -42,7 +42,7 @@ __all__ = [
 
 _CONTROL = re.compile(r"<\|[^<>|]+\|?>|<[^<>|]+\|>|<(?:bos|eos|pad|unk|mask)>")
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-_TOLD = 5  # pairs from which all on one side are chance in one case of 32
+_TOLD = 5  # pairs: all on one side, whichever, are chance in one case of 16
 _INTERVAL = 6  # numbers from which their range, and what lies within, holds the median in 95 of 100 cases
 
 

@@ -57,7 +57,7 @@ def answer(probabilities, top_p):
 def nucleus(answer: Any) -> str:
     """A function of probabilities and top_p."""
     cases = (([0.5, 0.25, 0.15, 0.1], 0.7), ([0.1, 0.5, 0.15, 0.25], 0.8), ([0.9, 0.06, 0.04], 0.5),
-             ([0.05] * 20, 0.33), ([0.6, 0.3, 0.1], 0.95))  # fmt: skip
+             ([0.05] * 20, 0.33), ([0.6, 0.3, 0.1], 0.95), ([0.5, 0.25, 0.25], 0.75))  # fmt: skip
     for case, top_p in cases:
         p = np.array(case)
         falling = np.sort(p)[::-1]

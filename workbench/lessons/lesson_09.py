@@ -30,11 +30,11 @@ def answer(group, scales):
 def best_scale(answer: Any) -> str:
     """A function of 32 weights and some scales that returns the scale with the smallest square error."""
     rng = np.random.default_rng(9)
-    for turn in range(6):
+    for turn in range(30):  # among so many some tell absolute errors, and codes up to 8, from what is asked for
         group = rng.normal(size=32) * 0.1
         peak = group[np.abs(group).argmax()]
         scales = [float(peak / q) for q in (-8, 7, -8.6, 7.6, -9.2)]
-        scales = scales[turn:] + scales[:turn]
+        scales = scales[turn % 5 :] + scales[: turn % 5]
         errors = [float(((_round(group, s) - group) ** 2).sum()) for s in scales]
         uncut = [float(((np.round(group / s) * s - group) ** 2).sum()) for s in scales]
         shown = "answer(group, [" + ", ".join(f"{s:.4f}" for s in scales) + "])"

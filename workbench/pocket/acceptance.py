@@ -96,7 +96,7 @@ def prompts(teller: Teller, rng: np.random.Generator, count: int):
     for task in TASKS.values():
         for _ in range(count):
             shown = shown_for(task, rng)
-            seen, heard = pictures(shown, rng), sounds(shown, bank, rng)
+            seen, heard = pictures(shown, rng, held_out=True), sounds(shown, bank, rng)
             media: list[tuple] = [*seen, *heard]
             turn = random_turn(shown, rng, (task.name,))
             modality = "image and sound" if seen and heard else "image" if seen else "sound" if heard else "text"

@@ -8,7 +8,7 @@ from workbench.pocket.asking import Shown, a, listed, number, pick, sentence, ta
 from workbench.pocket.stories import STORY_QUESTIONS, story
 from workbench.pocket.world import COLOURS, DIGITS, PLACES, SHAPES, Scene, difference
 
-__all__ = ["UNKNOWN", "describe", "picture_said"]
+__all__ = ["DESCRIBE", "UNKNOWN", "describe", "picture_said"]
 
 UNKNOWN = "I only know shapes, digits and sounds."
 
@@ -41,7 +41,7 @@ def _colour_word(rng: np.random.Generator) -> str:
 # ---- pictures
 
 
-_DESCRIBE = (
+DESCRIBE = (
     "Describe the image.", "Describe the picture.", "What do you see?", "What is in the image?",
     "What is in the picture?", "Describe this image.", "What can you see?", "What's in this picture?",
     "Describe what you see.", "Describe the scene.", "What does the image show?", "What is this?",
@@ -51,7 +51,7 @@ _DESCRIBE = (
 
 @task("scene", "image", 2.2, empty=True)
 def _scene(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    asked = (*_DESCRIBE, "Which shapes are there and where?", "What shapes are in the picture?", "List the shapes.")
+    asked = (*DESCRIBE, "Which shapes are there and where?", "What shapes are in the picture?", "List the shapes.")
     return pick(rng, asked), describe(shown.scene)
 
 
@@ -216,7 +216,7 @@ def _digit(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 
 @task("digit, described", "digit", 0.8)
 def _digit_described(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    return pick(rng, _DESCRIBE), picture_said(shown)
+    return pick(rng, DESCRIBE), picture_said(shown)
 
 
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
@@ -234,14 +234,14 @@ def _digit_of_four(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
 @task("four digits", "sheet", 1.0)
 def _four_digits(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     asked = ("Read the digits.", "Which digits are these?", "What digits do you see?", "Read the numbers.", "Read them.",
-             "Which numbers do you see?", "What are the digits?", "List the digits.", *_DESCRIBE[:8])  # fmt: skip
+             "Which numbers do you see?", "What are the digits?", "List the digits.", *DESCRIBE[:8])  # fmt: skip
     return pick(rng, asked), picture_said(shown)
 
 
 @task("off-world picture", "odd", 2.0)
 def _odd(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
     if rng.random() < 0.7:
-        return pick(rng, _DESCRIBE), UNKNOWN
+        return pick(rng, DESCRIBE), UNKNOWN
     asked = ("Where was this taken?", "Who is this?", "What animal is this?", "What kind of place is this?", "What color is the car?",
              "Is this a photo?", "Where is the dog?", "What is the person doing?", "Where is this?")  # fmt: skip
     return pick(rng, asked), UNKNOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from workbench.pocket.acceptance import Acceptance
     from workbench.pocket.evaluate import Scores
 
-__all__ = ["drafts_table", "table", "write"]
+__all__ = ["drafts_table", "interval", "table", "write"]
 
 _INTRO = """# The pocket model
 
@@ -42,20 +43,33 @@ _LIMITS = """
 ## What it cannot do
 
 - It knows nothing but its world. No photo was in its training; parts of two are in this exam.
-- **Human voices are untested.** It learnt speech from synthesisers (espeak-ng, flite). Of one that it never heard it
-  reads as many words as the festival row says.
-- More than four shapes, touching shapes, other colours, letters in pictures: it will answer, and be wrong. So it
-  is, often, in the rows of the table below .8.
+- **Human voices are untested.** It learnt speech from synthesisers (espeak-ng, flite). The flite row is of a speaker that it
+  never heard; festival's voice is another engine with the recordings of a speaker whom it heard through flite.
+- Of five to eight shapes it still says what is at a place, but counts and describes badly: the last rows. Touching shapes,
+  other colours, letters in pictures: it will answer, and be wrong.
 - It says words it is sure of and words it guesses in the same tone. Look at the probabilities: that is what they are for.
 """
 
 
 def table(scores: Scores) -> str:
     """The exact-match table, Markdown."""
-    lines = ["| task | exact match | asked |", "|---|---:|---:|"]
-    lines += [f"| {row} | {scores.share(row):.3f} | {scores.asked[row]} |" for row in scores.asked if row != "story"]
-    lines.append(f"| story: entropy, nats a token | {scores.story_entropy:.2f} | {scores.asked['story']} |")
+    lines = ["| task | exact match | 95 % | asked |", "|---|---:|---:|---:|"]
+    for row in scores.asked:
+        if row != "story":
+            low, high = interval(scores.right[row], scores.asked[row])
+            lines.append(f"| {row} | {scores.share(row):.3f} | {low:.2f}–{high:.2f} | {scores.asked[row]} |")
+    lines.append(f"| story: entropy, nats a token | {scores.story_entropy:.2f} | | {scores.asked['story']} |")
     return "\n".join(lines)
+
+
+def interval(right: int, asked: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (https://doi.org/10.1080/01621459.1927.10502953)."""
+    if not asked:
+        return 0.0, 1.0
+    z, p = 1.96, right / asked
+    middle, spread = p + z * z / (2 * asked), z * math.sqrt(p * (1 - p) / asked + z * z / (4 * asked * asked))
+    whole = 1 + z * z / asked
+    return max(0.0, (middle - spread) / whole), min(1.0, (middle + spread) / whole)
 
 
 def drafts_table(kept: Acceptance) -> str:
@@ -104,8 +118,9 @@ def write(
         parts.append(f"\nMisheard, by the first piece of the answer, {where}: {confusions(scores, row)}.\n")
     if shown:
         parts.append(
-            "\n## Ten of the exam\n\n![Six scenes, digits and pairs, and four sounds, numbered](samples.jpg)\n\n"
-            f"The first of ten rows each, not chosen by their answers.\n\n{shown}\n"
+            "\n## Ten of the tests' sample\n\n![Pictures and sounds, numbered](samples.jpg)\n\n"
+            "The first of ten rows each of the small exam that the tests keep (`tests/pocket_sample.zip`), not chosen by "
+            f"their answers.\n\n{shown}\n"
         )
     if looks:
         parts.append(

@@ -182,15 +182,21 @@ def pair(
     return [render(scene, np.random.default_rng(seed), width, height, dark) for scene in (before, after)]
 
 
-def pictures(shown: Shown, rng: np.random.Generator) -> list[tuple[str, tuple]]:
-    """The pictures of a prompt as media of a ``Tree``: patches, their places, and what each shows (``cells``)."""
+def pictures(shown: Shown, rng: np.random.Generator, *, held_out: bool = False) -> list[tuple[str, tuple]]:
+    """The pictures of a prompt as media of a ``Tree``: patches, their places, and what each shows (``cells``).
+
+    Args:
+        shown: what they are to show.
+        rng: all chance comes from it.
+        held_out: digits from the scans that training never sees.
+    """
     width, height = _size(rng)
     if shown.digit is not None:
-        picture, box = draw(shown.digit, rng, width, height)
+        picture, box = draw(shown.digit, rng, width, height, held_out=held_out)
         cut, xy = patches(picture)
         return [("image", (cut, xy, written((shown.digit,), [box], xy)))]
     if shown.sheet is not None:
-        picture, boxes = sheet(shown.sheet, rng, width, height)
+        picture, boxes = sheet(shown.sheet, rng, width, height, held_out=held_out)
         cut, xy = patches(picture)
         return [("image", (cut, xy, written(shown.sheet, boxes, xy)))]
     if shown.odd:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from workbench.pocket import speech
+from workbench.pocket.ask_pictures import DESCRIBE, picture_said
+from workbench.pocket.asking import pick
 from workbench.pocket.data import SYSTEM, Teller, pair
 from workbench.pocket.features import frames, patches
 from workbench.pocket.handwriting import draw, sheet
@@ -82,11 +84,12 @@ def parts(rng: np.random.Generator, size: int, progress: bool) -> dict[str, Call
         "pairs": lambda: _pairs(rng, size),
         "unseen espeak-ng voices": heard("espeak", "word, unseen espeak-ng voices", takes),
         "unseen flite voice": heard("flite", "word, unseen flite voice", takes // 2 + 1),
-        "festival": heard("festival", "word, festival (engine never heard)", takes // 2 + 1),
+        "festival": heard("festival", "word, festival (a trained speaker, another engine)", takes // 2 + 1),
         "beeps": lambda: _beeps(rng, size),
         "sound and picture": lambda: _mixed(rng, banks["espeak"], size // 2),
         "text and turns": lambda: _talk(rng, size // 2),
         "everything else": lambda: _else(rng, size // 2),
+        "more shapes than trained on": lambda: _crowds(rng, size // 5),
     }
 
 
@@ -231,5 +234,16 @@ def _else(rng: np.random.Generator, count: int) -> Iterator[Case]:
         for row, picture in (
             ("off-world picture", odd_picture(rng, *_size(rng))),
             ("off-world, parts of two photos", photo(rng)),
-        ):
-            yield Case([("image", picture)], [TASKS["off-world picture"].turn(shown, rng)], [row])
+        ):  # described: what is asked of odd pictures alone would tell without a look
+            turn = Turn(as_typed(pick(rng, DESCRIBE), rng), picture_said(shown), row)
+            yield Case([("image", picture)], [turn], [row])
+
+
+def _crowds(rng: np.random.Generator, count: int) -> Iterator[Case]:
+    """Five to eight shapes: training shows four at most (or more without a question about all of them)."""
+    for k in range(count):
+        scene = random_scene(rng, 5 + k % 4, 5 + k % 4)
+        shown = Shown(scene)
+        tasks = ("scene", "place", "where", "count", "colour", "shape")
+        turns = [TASKS[t].turn(shown, rng) for t in tasks]
+        yield Case([("image", render(scene, rng, *_size(rng)))], turns, [f"{t}, 5 to 8 shapes" for t in tasks])

@@ -9,9 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import DoesNotFit, Incompatible, WorkbenchError
 from workbench.pocket.passes import loss_of
@@ -182,9 +187,9 @@ def train(
     started, first = time.monotonic(), step
     recent: list[tuple[float, float]] = []
     last = min(recipe.steps, stop_after or recipe.steps)
-    try:
+    with asked_to_stop() as stop:
         for data in batches(recipe, processor.tokenizer, bank, step):
-            if step >= last:
+            if step >= last or stop.is_set():
                 break
             loss, right = loss_of(model, data, window)
             total = loss
@@ -209,17 +214,15 @@ def train(
                 )  # fmt: skip
             if step % every == 0:
                 write_checkpoint(path, recipe, step, model, optimizer, curve, head, mean)
-    except KeyboardInterrupt:
+    if stop.is_set():
         print(f"stopped at step {step}; run the same command again to go on", flush=True)
     write_checkpoint(path, recipe, step, model, optimizer, curve, head, mean)
     (out / "curve.json").write_text(json.dumps(curve))
-    plain = senses.merged(model)
-    build.save(plain, processor, out / "weights")
+    build.save(senses.merged(model), processor, out / "weights")  # of the last step
     if step < recipe.steps:
         return False
     mean.give(model)
-    if export is not None:
-        build.save(senses.merged(model), processor, export)
+    build.save(senses.merged(model), processor, export or out / "weights")
     print(f"done: {recipe.steps} steps, weights in {export or out / 'weights'}", flush=True)
     return True
 
@@ -255,12 +258,28 @@ def Optimizer(model, recipe: Recipe, head=None):  # noqa: ANN001, N802
     return Both(together, recipe.muon, recipe.adam)
 
 
-def interruptible() -> None:
-    """Let Ctrl-C and a polite kill stop a run cleanly, also one started in the background, where shells ignore them."""
-    import signal
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a polite kill sets, so that a run ends between two steps and never within one.
 
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.default_int_handler)
+    A second Ctrl-C ends it at once. Also in the background, where shells ignore both; on another thread nothing is set.
+    """
+    stop = threading.Event()
+
+    def heard(number: int, frame: Any) -> None:
+        if stop.is_set():
+            signal.default_int_handler(number, frame)
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {name: signal.signal(name, heard) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def main() -> None:
@@ -287,7 +306,6 @@ def main() -> None:
     parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    interruptible()
     given = [f"--{name}" for name in ("steps", "muon", "adam", "begin", "retokenize") if getattr(args, name)]
     if given and not args.stage:  # phases end at steps of their own
         parser.error(f"{', '.join(given)}: for a --stage only; the whole recipe is as recipe.py has it")

@@ -15,7 +15,7 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.pocket.data import Mix
 from workbench.pocket.recipe import Recipe
-from workbench.pocket.train import batches, interruptible, resume, write_checkpoint
+from workbench.pocket.train import asked_to_stop, batches, resume, write_checkpoint
 
 __all__ = ["DraftRecipe", "main", "train_drafter"]
 
@@ -78,9 +78,9 @@ def train_drafter(
     last = min(recipe.steps, stop_after or recipe.steps)
     started, first = time.monotonic(), step
     recent: list[list[float]] = []
-    try:
+    with asked_to_stop() as stop:
         for data in batches(recipe, processor.tokenizer, bank, step):
-            if step >= last:
+            if step >= last or stop.is_set():
                 break
             states = d.target_states(target, data)
             with torch.no_grad():
@@ -109,7 +109,7 @@ def train_drafter(
                 )  # fmt: skip
             if step % 100 == 0:
                 write_checkpoint(path, recipe, step, model, optimizer, curve)
-    except KeyboardInterrupt:
+    if stop.is_set():
         print(f"stopped at step {step}; run the same command again to go on", flush=True)
     write_checkpoint(path, recipe, step, model, optimizer, curve)
     d.save_drafter(model, out / "drafter")
@@ -141,7 +141,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    interruptible()
     try:
         train_drafter(
             DraftRecipe(steps=args.steps, seed=args.seed, begin=args.begin),
