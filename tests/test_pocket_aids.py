@@ -63,7 +63,7 @@ def found(find, teller, *trees):
     """The words that are to be found, each with the names of its places."""
     packed = pack(list(trees), len(trees), 200, teller.image_token)
     data = tensors(packed)
-    at, filled = find.labels(data)
+    at, filled = find.labels(data)["read"]
     words = [teller.tokenizer.decode([token]).strip() for token in data["ids"][at]]
     return [(w, [PLACES[k] for k in np.flatnonzero(row)]) for w, row in zip(words, filled.numpy(), strict=True)]
 
@@ -92,7 +92,7 @@ def test_each_prompt_of_a_batch_is_looked_at_alone(find, teller):
     packed = pack(trees, 1, 120, teller.image_token)
     assert (packed.tree.max(), len(packed.tree)) == (2, 1)  # side by side in one row
     data = tensors(packed)
-    at, filled = find.labels(data)
+    at, filled = find.labels(data)["read"]
     assert at.sum() == 3
     assert sorted(np.flatnonzero(row).tolist() for row in filled.numpy()) == [[], [0, 8], [5]]
 
@@ -104,7 +104,7 @@ def test_what_real_batches_ask_for_is_what_their_answers_say(find, teller, seed)
     mix = Mix(rows=6, length=200, image=1.0, both=0.0, audio=0.0, text=0.0, digit=0.0, sheet=0.0, odd=0.0, two=0.0,
               budget=190, drill=1.0)  # fmt: skip
     data = tensors(batch(0, seed, teller, Tones(), mix))
-    at, filled = find.labels(data)
+    at, filled = find.labels(data)["read"]
     counts = dict(zip(("Zero", "One", "Two", "Three", "Four"), range(5), strict=True))
     places = dict(zip(map(tuple, at.nonzero().tolist()), filled.sum(-1).int().tolist(), strict=True))
     checked = 0
@@ -122,10 +122,10 @@ def test_what_real_batches_ask_for_is_what_their_answers_say(find, teller, seed)
 def test_the_loss_is_learnt_from_and_knows_when_there_is_nothing(find, teller):
     mix = Mix(rows=4, length=200, image=1.0, both=0.0, audio=0.0, text=0.0, digit=0.0, sheet=0.0, odd=0.0, two=0.0)
     data = tensors(batch(0, 1, teller, Tones(), mix))
-    filled = find.labels(data)[1]
-    find.seen = torch.zeros(*data["ids"].shape, find.head.in_features)
+    filled = find.labels(data)["read"][1]
+    find.seen = torch.zeros(*data["ids"].shape, find.head["read"].in_features)
     with torch.no_grad():
-        find.head.bias.fill_(-20.0)
+        find.head["read"].bias.fill_(-20.0)
     wrong = find.loss(data)
     assert wrong.item() == pytest.approx(20 * filled.sum(-1).mean().item(), rel=1e-4)
     assert find.places_right == pytest.approx((filled.sum(-1) == 0).float().mean().item())
@@ -179,3 +179,32 @@ def test_places_learn_as_fast_as_words_and_pixels_slower(teller):
     eyes = model.model.embed_vision
     assert rates[id(eyes.pos_embedding)] == 1e-3
     assert rates[id(eyes.patch_dense.weight)] == pytest.approx(EYES * 1e-3)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_what_is_spoken_is_to_be_known_behind_both(find, teller, first):
+    """A word in a sound has no token: everything behind sound and picture is to know where there is any of it."""
+    for word, places in (("star", [0, 4]), ("red", [0, 8]), ("white", []), ("seven", None)):
+        xy = xy_of(6, 6)
+        picture = ("image", (np.zeros((36, 6912), np.uint8), xy, cells(TWO_STARS, xy)))
+        ends = np.full(8, -1)
+        ends[5:] = WORDS.index(word)
+        media = [("audio", (np.zeros((8, 640), np.float32), ends)), picture]
+        media = media if first else media[::-1]
+        seen = [token for kind, content in media
+                for token in teller.media(kind, content if kind == "image" else content[0])]  # fmt: skip
+        asked = list(teller.text("Where is it?"))
+        prefix = list(teller.text("<bos>"))
+        branch = Branch(asked, [0.0] * (len(asked) - 1) + [1.0])
+        trees = [Tree(prefix + seen, media, [branch]), prompt(teller, TWO_STARS, said="Where is it?")]
+        data = tensors(pack(trees, 2, 200, teller.image_token))
+        at, filled = find.labels(data)["heard"]
+        if places is None:
+            assert at.sum() == 0
+            continue
+        closing = 1  # the mark that ends the last of the two
+        assert at.sum(-1).tolist() == [len(asked) + closing, 0]
+        assert at[0].nonzero().flatten().tolist() == list(
+            range(len(prefix + seen) - closing, len(prefix + seen) + len(asked))
+        )
+        assert all(np.flatnonzero(row).tolist() == places for row in filled.numpy())

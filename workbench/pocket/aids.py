@@ -107,7 +107,8 @@ class Find:
     """Reads off the hidden state of every word for a colour or a shape where in the picture there is any of it.
 
     To say where the red star is takes two steps, from the word to the patches that are red and from there to their
-    place, and an answer alone tells a model little about either. This teaches the first one.
+    place, and an answer alone tells a model little about either. This teaches the first one. A word that was spoken has
+    no token of its own: where there is a picture and such a word, all that comes behind both is to know its places.
 
     Args:
         model: the model to listen to.
@@ -118,7 +119,8 @@ class Find:
     def __init__(self, model, tokenizer, layer: int = 4) -> None:  # noqa: ANN001
         import torch
 
-        self.head = torch.nn.Linear(model.config.text_config.hidden_size, len(PLACES))
+        size = model.config.text_config.hidden_size
+        self.head = torch.nn.ModuleDict({name: torch.nn.Linear(size, len(PLACES)) for name in ("read", "heard")})
         # of every token the shape and the colour it names, counted from 1 as in patch_labels; 0: none
         self.words = torch.zeros(len(tokenizer), 2, dtype=torch.long)
         names = {shape: (k, 0) for k, shape in enumerate(SHAPES, 1)}
@@ -127,6 +129,8 @@ class Find:
             known = names.get(tokenizer.decode([token]).strip().lower())
             if known:
                 self.words[token] = torch.tensor(known)
+        self.spoken = torch.tensor([names.get(word, (0, 0)) for word in WORDS])
+        self.token = model.config.audio_token_id
         self.seen: Any = None
         self.places_right = float("nan")
         model.model.language_model.layers[layer].register_forward_hook(self._keep)
@@ -135,30 +139,34 @@ class Find:
         self.seen = output
 
     def loss(self, data: dict):
-        """Cross-entropy over the nine places, of words after the only picture of their prompt."""
+        """Cross-entropy over the nine places, of words after the only picture of their prompt, read and heard ones."""
         import torch
         from torch.nn import functional as f
 
-        at, filled = self.labels(data)
-        if not len(filled):
-            return torch.zeros(())
-        logits = self.head(self.seen[at])
-        self.places_right = ((logits > 0) == (filled > 0)).all(-1).float().mean().item()
-        return f.binary_cross_entropy_with_logits(logits, filled, reduction="none").sum(-1).mean()
+        total = torch.zeros(())
+        for name, (at, filled) in self.labels(data).items():
+            if len(filled):
+                logits = self.head[name](self.seen[at])
+                total = total + f.binary_cross_entropy_with_logits(logits, filled, reduction="none").sum(-1).mean()
+                if name == "read":
+                    self.places_right = ((logits > 0) == (filled > 0)).all(-1).float().mean().item()
+        return total
 
-    def labels(self, data: dict):
+    def labels(self, data: dict) -> dict[str, tuple[Any, Any]]:
         """What there is to find in a packed batch.
 
         Returns:
-            Which tokens are such words behind the one picture of shapes of their prompt, bool (B, T); and where in it
-            there is what they mean, float32 (W, 9): 1 or 0.
+            ``read``: which tokens are such words behind the one picture of shapes of their prompt, bool (B, T), and where
+            in it there is what they mean, float32 (W, 9): 1 or 0. ``heard``: the same of all tokens behind such a picture
+            and the one sound of their prompt, in which such a word is spoken.
         """
         import torch
 
         ids, tree, block, known = (data[name] for name in ("ids", "tree", "block", "patch_labels"))
         row, col = (block >= 0).nonzero(as_tuple=True)
         if not len(row):
-            return torch.zeros_like(ids, dtype=torch.bool), torch.zeros(0, len(PLACES))
+            none = torch.zeros_like(ids, dtype=torch.bool), torch.zeros(0, len(PLACES))
+            return {"read": none, "heard": none}
         trees = int(tree.max()) + 1
         prompts = len(ids) * trees
         of = row * trees + tree[row, col]  # the prompt of each patch
@@ -175,8 +183,21 @@ class Find:
         coloured = over(of, known[:, 1], "amin", 0) >= 0  # digits and what is not of this world have no colour
         end = over(of, col, "amax", -1)
         mine = torch.arange(len(ids))[:, None] * trees + tree.clamp(min=0)
-        behind = torch.arange(ids.shape[1])[None] > end[mine]
+        able = (tree >= 0) & (one & coloured)[mine]
+
+        def filled(at, meant):  # noqa: ANN001, ANN202
+            return at, ((there[mine[at]] == meant[:, None]) & (meant[:, None] > 0)).any(-1).float()
+
+        where = torch.arange(ids.shape[1])[None]
         word = self.words[ids]
-        at = (word > 0).any(-1) & (tree >= 0) & (one & coloured)[mine] & behind
-        meant = word[at][:, None]
-        return at, ((there[mine[at]] == meant) & (meant > 0)).any(-1).float()
+        read = (word > 0).any(-1) & able & (where > end[mine])
+
+        row, col = (ids == self.token).nonzero(as_tuple=True)
+        ends = data["audio_labels"][data["audio_mask"]]  # of each frame the word that is over with it, by number
+        named = (ends >= 0) & (ends < len(WORDS))
+        of = row * trees + tree[row, col]
+        to = of[named, None].expand(-1, 2)
+        heard = torch.zeros(prompts, 2, dtype=torch.long).scatter_reduce(0, to, self.spoken[ends[named]], "amax")
+        last = torch.maximum(end, over(of, col, "amax", -1))
+        behind = (heard > 0).any(-1)[mine] & able & (where > last[mine])
+        return {"read": filled(read, word[read]), "heard": filled(behind, heard[mine[behind]])}
