@@ -748,28 +748,18 @@ def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path):
 
 
 def test_no_widget_is_left_of_answers_that_are_forgotten():
-    from ipywidgets import Widget
-
-    def known():
-        return len(widgets_of(Widget))
+    from ipywidgets.widgets import widget  # where ipywidgets holds all there are
 
     async def go():
         desk = Desk(Echo(), replace(LIMITS, kept_each=1))
-        before = known()
+        before = len(widget._instances)
         for _ in range(5):
             run, address = await _answered(desk, "a")
             await desk.look(run.ticket, lambda run, _: run.views(), address, model=False)
         desk.leave("a")
-        assert known() <= before
+        assert len(widget._instances) <= before
 
     asyncio.run(go())
-
-
-def widgets_of(kind):
-    """All widgets that ipywidgets knows, wherever this version of it keeps them."""
-    import ipywidgets.widgets.widget as module
-
-    return module._instances
 
 
 def test_a_file_that_others_have_uploaded_too_stays_for_them(kept):

@@ -48,7 +48,7 @@ def test_cards_say_what_the_model_will_see():
     card, sound = media.items
     assert (card["rows"], card["cols"], card["tokens"], card["about"]) == (6, 10, 60, "60×36 px")
     assert (sound["tokens"], sound["about"]) == (33, "1.30 s")
-    media.image_tokens = 70
+    media.image_tokens = 280
     assert media.items[0]["tokens"] == 12 * 21  # at most 280
     low, high = (np.frombuffer(sound[name]["view"], np.int8) for name in ("low", "high"))
     assert len(low) == len(high) == 240

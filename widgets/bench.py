@@ -324,11 +324,14 @@ class Workbench(ipywidgets.VBox):
         Raises:
             TraceError: There is no trace, or the file cannot be written.
         """
-        self._shown()
-        target = self._target(path, ".html")
-        drafted = len(self._shown().rounds) > 0
-        to_html([view for name, view in self.views.items() if name != "Drafts" or drafted], target)
+        target = self._write_page(path)
         self._say(f"Exported: {target.resolve()}")
+        return target
+
+    def _write_page(self, path: str | None = None) -> Path:
+        drafted = len(self._shown().rounds) > 0
+        target = self._target(path, ".html")
+        to_html([view for name, view in self.views.items() if name != "Drafts" or drafted], target)
         return target
 
     def _export_beside(self) -> None:
@@ -341,7 +344,7 @@ class Workbench(ipywidgets.VBox):
 
         def work() -> None:
             try:
-                target = self.export()
+                target = self._write_page()
                 with self._ending:
                     self._say(f"Exported: {target.resolve()}")
                     self._state(running=False)

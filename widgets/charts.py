@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from workbench import flight
 from workbench.diff import TraceDiff
+from workbench.display import UNSAFE
 from workbench.errors import TraceError
 from workbench.maps import limits
 from workbench.readings import Map
@@ -33,7 +33,6 @@ __all__ = ["acceptance", "alternatives", "heat", "kl", "rounds", "words"]
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8a8a8a"
 """Okabe and Ito's colours for kinds."""
 
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SCALE = [[k / 9, f"rgb{rgb}"] for k, rgb in enumerate(VIRIDIS)]
 
 
@@ -168,7 +167,7 @@ def text(words_: str) -> str:
 
 def _plain(words_: str) -> str:
     """Text that plotly shows as it is: it reads some HTML in labels, and of its entities few."""
-    return html.escape(_UNSAFE.sub("�", words_), quote=False)
+    return html.escape(UNSAFE.sub("�", words_), quote=False)
 
 
 def _drafted(trace: Trace) -> None:

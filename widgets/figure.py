@@ -123,8 +123,8 @@ def _image(sheet: Sheet, trace: Trace, made: Map, top: float, scale: float) -> N
     for value, box in zip(made.values.ravel(), made.boxes, strict=True):
         left, upper, right, lower = (float(v) * scale for v in box)
         if np.isfinite(value):
-            share = max(0.0, (float(value) - low) / (high - low))
             # the more, the less transparent: the picture stays to be seen
+            share = max(0.0, (float(value) - low) / (high - low))
             sheet.rect(
                 _MARGIN + left, top + upper, right - left, lower - upper, fill=viridis(share), alpha=0.25 + 0.5 * share
             )

@@ -282,7 +282,7 @@ def _load(source: Any, name: str | None) -> Image | Audio:
         head = source.read(4096)
         source.seek(-len(head), 1)
     else:
-        with open_binary(source, name or display_name(source), MAX_AUDIO_BYTES) as (file, _):
+        with open_binary(source, name or display_name(source), max(MAX_IMAGE_BYTES, MAX_AUDIO_BYTES)) as (file, _):
             head = file.read(4096)
     load = load_audio if sniff(head) == "audio" else load_image
     return load(source, name=name)

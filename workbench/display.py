@@ -23,7 +23,7 @@ from workbench.columns import SOURCES, Segment
 from workbench.thumbnails import VIRIDIS, thumbnail, waveform
 from workbench.trace import Trace
 
-__all__ = ["to_html"]
+__all__ = ["UNSAFE", "to_html"]
 
 DETAILED = 600  # tokens with alternatives; a page of 5,000 stays below 2 MB
 ALTERNATIVES = 8
@@ -32,7 +32,7 @@ THUMBNAILS = 12
 SEGMENTS = 300
 CHARACTERS = 20_000
 
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _WIDTHLESS = re.compile("[\u00ad\u200b-\u200d\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 
@@ -75,7 +75,7 @@ def _under(k: int) -> float:
 
 def _text(text: Any) -> str:
     """Escaped, with control and direction characters, and halves of characters, made visible."""
-    return html.escape(_UNSAFE.sub(lambda m: f"⟨{ord(m.group()):02X}⟩", str(text)), quote=True)
+    return html.escape(UNSAFE.sub(lambda m: f"⟨{ord(m.group()):02X}⟩", str(text)), quote=True)
 
 
 def _percent(logprob: float) -> str:
