@@ -61,6 +61,25 @@ def test_a_forward_in_the_place_of_a_module_s_own_is_a_hook(model):
     assert again.text == before.text
 
 
+def test_what_changes_nothing_keeps_what_is_kept(model):
+    before = ask(model)
+    transformer = model.transformer
+    layer = transformer.model.language_model.layers[1]
+    own = layer.forward
+    layer.forward = lambda *given, **named: own(*given, **named) * 0.3
+    layer.forward = own  # put back as most people do it, and not deleted
+    try:
+        # Transformers puts hooks of its own onto every layer, for good
+        states = transformer(input_ids=torch.tensor([[2, 5, 7]]), output_hidden_states=True).hidden_states
+        assert len(states) == 1 + len(transformer.model.language_model.layers)
+        assert layer._forward_hooks
+        again = ask(model)
+        assert again.usage.cached > 0
+        assert again.tokens.logprob == pytest.approx(before.tokens.logprob, abs=1e-5)
+    finally:
+        del layer.forward
+
+
 @pytest.mark.parametrize("how", ["written", "replaced", "another"])
 def test_prompts_of_other_weights_are_forgotten(model, how):
     before = ask(model)

@@ -86,13 +86,24 @@ class PrefixCache:
 
 
 def hooks_of(transformer: Any) -> tuple[Any, ...]:
-    """What of a model's modules was hooked or replaced, by number (those of hooks are never given twice)."""
+    """What of a model's modules was hooked or replaced, by number (those of hooks are never given twice).
+
+    Not what changes nothing: a module's own ``forward`` put back in its place, and the hooks by which Transformers
+    copies states out, which it puts on at the first ``output_hidden_states=True`` and never takes off.
+    """
     found = []
     for k, module in enumerate(transformer.modules()):
         own = vars(module)
-        hooks = (*own["_forward_hooks"], *own["_forward_pre_hooks"])
-        if hooks or "forward" in own:
-            found.append((k, *hooks, id(own.get("forward"))))
+        hooks = [
+            number
+            for number, hook in (*own["_forward_hooks"].items(), *own["_forward_pre_hooks"].items())
+            if getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
+        ]
+        forward = own.get("forward")
+        if forward == type(module).forward.__get__(module):
+            forward = None
+        if hooks or forward is not None:
+            found.append((k, *hooks, id(forward)))
     return tuple(found)
 
 
