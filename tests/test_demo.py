@@ -747,6 +747,35 @@ def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path):
     assert demo.desk.uploads.bytes() <= 3 << 20
 
 
+def test_who_announces_an_upload_and_sends_none_holds_no_room(serve, tmp_path):
+    url, _ = serve(Echo(), limits=replace(LIMITS, disk=3 << 20, upload=1 << 20))
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    head = (
+        f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    path = tmp_path / "mine.bin"
+    path.write_bytes(bytes(1000))
+    with contextlib.ExitStack() as sockets:
+        for _ in range(8):
+            sockets.enter_context(socket.create_connection((host, int(port)))).sendall(head.encode())
+        time.sleep(0.3)
+        with path.open("rb") as file:
+            sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("mine.bin", file)}, timeout=60)
+    assert sent.status_code == 200
+
+
+def test_an_answer_can_be_fetched_when_no_more_may_be_asked():
+    async def go():
+        desk = Desk(Echo(), replace(LIMITS, per_address=1, per_minute=1))
+        run, address = await _answered(desk, "a")
+        with pytest.raises(line.Busy, match="1 questions within a minute"):
+            await desk.look(run.ticket, lambda run, stop: run.file(stop), address)
+        assert await desk.look(run.ticket, lambda run, _: run.views(), address, model=False)
+
+    asyncio.run(go())
+
+
 def test_no_widget_is_left_of_answers_that_are_forgotten():
     from ipywidgets.widgets import widget  # where ipywidgets holds all there are
 

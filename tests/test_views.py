@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import ipywidgets
 import numpy as np
 import pytest
 
@@ -346,3 +347,15 @@ def test_views_name_themselves():
         if isinstance(made, type) and issubclass(made, View):
             assert made.TITLE
             assert made.NAME in VIEWS
+
+
+def test_a_view_closes_its_own_layout_and_no_other():
+    mine, shared = TokenView(), ipywidgets.Layout()
+    own = mine.layout
+    mine.layout = shared
+    mine.close()
+    assert own.comm is None
+    assert shared.comm is not None
+    given = TokenView(layout=shared)
+    given.close()
+    assert shared.comm is not None

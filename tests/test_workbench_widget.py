@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.traces import INFO, make_image, make_sound, make_trace
-from widgets import Workbench
+from widgets import AttentionView, Workbench
 from widgets.buffers import size
 from widgets.settings_form import GREEDY, MINE
 from workbench.errors import MediaError, PromptError, TraceError, WorkbenchError
@@ -216,19 +216,101 @@ def test_a_run_and_stop_do_not_wait_for_what_a_view_asks(bench):
         with pytest.raises(TraceError, match="stopped"):
             looked.answer({"ask": "attend", "token": 1})
 
-    for end in (lambda: (setattr(bench.question, "value", "x"), bench.run(), bench.wait(5)), bench.export_button.click):
+    def look():
         entered.clear()
         asking = threading.Thread(target=ask)
         asking.start()
         assert entered.wait(5)
-        end()
-        asking.join(5)
-        assert not asking.is_alive()
-        bench.stop()  # the page asks as well
-        bench.wait(5)
+        return asking
+
+    asking = look()
+    bench.question.value = "x"
+    bench.run()
+    asking.join(5)
+    assert not asking.is_alive()
+    bench.wait(5)
+    assert "Done" in bench.status.value
+    asking = look()
+    bench.export_button.click()  # which waits behind it, and asks as well
+    assert asking.is_alive()
+    bench.stop()
+    asking.join(5)
+    bench.wait(5)
+    assert not asking.is_alive()
     assert ended == [True] * len(ended)
     assert "attend was stopped" in bench.status.value
     assert not bench.running
+
+
+def test_the_end_of_a_page_ends_no_look_of_a_reader(bench, tmp_path):
+    looked, entered, go, ended = bench.views["Where it looked"], threading.Event(), threading.Event(), []
+
+    def attend(trace, tokens=None, stop=None):
+        if threading.current_thread() is asking:
+            entered.set()
+            go.wait(10)
+            ended.append(stop.is_set())
+        raise TraceError("nothing to be seen.")
+
+    bench.model.attend = attend
+    bench._keep(make_trace())
+    bench.path.value = str(tmp_path / "page.html")
+
+    def ask():
+        with pytest.raises(TraceError, match="nothing to be seen"):
+            looked.answer({"ask": "attend", "token": 1})
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert entered.wait(5)
+    bench.export_button.click()
+    bench.wait(10)
+    assert not bench.running
+    go.set()
+    asking.join(5)
+    assert ended == [False]
+
+
+def test_a_look_that_a_failed_run_has_ended_is_asked_again(bench):
+    bench._keep(make_trace())
+    looked = bench.views["Where it looked"]
+    serial = looked.data["serial"]
+    bench.model.error = MemoryError("none left")
+    bench.question.value = "x"
+    with looked._busy:  # as while it asks
+        bench.run()
+        bench.wait(5)
+    assert looked.data["serial"] > serial
+    assert "none left" in bench.status.value
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError("none left")], ids=lambda e: type(e).__name__)
+def test_a_branch_that_ends_by_any_error_leaves_nothing_running(bench, error):
+    bench._keep(make_trace())
+    bench.model.error = error
+    with pytest.raises(type(error)):
+        bench.branch(bench.trace, at=2, token=101)
+    assert not bench.running
+    assert not bench.run_button.disabled
+    assert type(error).__name__ in bench.status.value
+
+
+def test_a_run_that_fails_over_an_answer_that_cannot_be_drawn_is_over(bench, monkeypatch):
+    bench._keep(make_trace())
+    bench.question.value = "x"
+    bench.model.error = MemoryError("none left")
+
+    def refresh():
+        bench.answer.data = {}
+        raise TraceError("it cannot be drawn")
+
+    monkeypatch.setattr(bench.answer, "refresh", refresh)
+    bench._start(9)
+    bench._sent = 3  # words had come
+    bench._broke_off(MemoryError("none left"))
+    assert not bench.running
+    assert "none left" in bench.status.value
+    assert "it cannot be drawn" in bench.status.value
 
 
 def test_no_stopping_stands_behind_the_last_word(bench):
@@ -324,7 +406,7 @@ def test_what_a_view_cannot_show_is_told_and_nothing_old_stays_in_it(bench, monk
     assert looked.error.startswith("This view needs")
     bench.export(str(tmp_path / "a.html"))
     assert '"cols":5' in (tmp_path / "a.html").read_text("utf-8"), "a page has room for its pictures"
-    looked.describe = lambda trace: 1 / 0
+    monkeypatch.setattr(AttentionView, "describe", lambda _self, _trace: 1 / 0)
     bench.history.value = 0
     assert {view.trace for view in bench.views.values()} == {first}
     assert "Where it looked: ZeroDivisionError" in bench.status.value
@@ -333,7 +415,6 @@ def test_what_a_view_cannot_show_is_told_and_nothing_old_stays_in_it(bench, monk
     bench.wait(5)
     assert "ZeroDivisionError" in bench.status.value
     assert not (tmp_path / "b.html").exists()
-    del looked.describe
     monkeypatch.undo()
     bench.history.value = 1
     assert looked.data["pictures"]

@@ -204,6 +204,7 @@ function build({ model, body, ask, complain: say, data, signal }) {
       else if (hoverAsks || known.has(JSON.stringify(question(k)))) look(k);
     },
     pick: (k) => {
+      if (k === model.get("selected")) return again(); // what it asked may have been ended
       model.set("selected", k);
       model.save_changes();
     },

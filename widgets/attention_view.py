@@ -71,14 +71,18 @@ class AttentionView(View):
         self.kept_most = _KEPT
         super().__init__(trace, inspector, **more)
 
-    def halt(self, stop: threading.Event | None = None) -> None:
+    def halt(self, stop: threading.Event | None = None) -> bool:
         """End what the inspector is being asked here, so that the model is free; it is told in words.
 
         Args:
             stop: The event that ends what is asked from now on, instead of one of the view's own.
+
+        Returns:
+            Whether anything was being asked.
         """
         self._stop.set()
         self._stop = threading.Event() if stop is None else stop
+        return self._busy.locked()
 
     @property
     def reasons(self) -> dict[str, str]:

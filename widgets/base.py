@@ -48,20 +48,18 @@ class Panel(anywidget.AnyWidget):
             cls._esm = esm.module(cls.NAME)
             cls._css = esm.style(cls.NAME)
 
-    _own_layout = True
-
     def __init__(self, **more: Any) -> None:
-        self._own_layout = not isinstance(more.get("layout"), ipywidgets.Layout)
-        super().__init__(**more)
         self._busy = threading.Lock()
+        super().__init__(**more)
+        given = isinstance(more.get("layout"), ipywidgets.Layout)
+        self._own_layout = None if given else self.layout
         self.on_msg(self._heard)
 
     def close(self) -> None:
         """Let go of it, and of the layout that ipywidgets made for it."""
-        layout = self.layout
         super().close()
-        if self._own_layout:
-            layout.close()
+        if self._own_layout is not None:
+            self._own_layout.close()
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 

@@ -69,6 +69,7 @@ class Workbench(ipywidgets.VBox):
         self._began = self._flushed = 0.0
         self._sent = 0
         self._listing = False
+        self._freed: list[AttentionView] = []  # whose question a run has ended
 
         standard = getattr(getattr(getattr(model, "processor", None), "image_processor", None), "max_soft_tokens", 280)
         self.media = MediaInput(default_image_tokens=standard)
@@ -168,6 +169,7 @@ class Workbench(ipywidgets.VBox):
             images, audio = new_media(images, history.images), new_media(audio, history.audio)
             settings["system"] = system_text(settings["system"], history)
         self._start(settings["max_new_tokens"])
+        self._free()
         self.answer.selected = -1  # what was picked was a word of another answer
         self.tabs.selected_index = 0
 
@@ -182,16 +184,13 @@ class Workbench(ipywidgets.VBox):
                     self._say(" ".join(filter(None, [summary(trace), failed])), bad=bool(failed))
                     self._state(running=False)
             except Exception as error:  # noqa: BLE001 (whatever it is belongs under the buttons, where the user looks)
-                with self._ending:
-                    self._broke_off(error)
-                    self._state(running=False)
+                self._broke_off(error)
 
         self._thread = threading.Thread(target=work, name="workbench run", daemon=True)
         self._thread.start()
 
     def _start(self, most: int) -> None:
         self._stop = threading.Event()
-        self._free()
         self._waiting, self._sent = [], 0
         self._began = self._flushed = time.monotonic()
         self._state(running=True)
@@ -199,12 +198,21 @@ class Workbench(ipywidgets.VBox):
         self._say("Reading the prompt …")
 
     def _broke_off(self, error: BaseException) -> None:
-        """Say why; what was there before stands again, and before the first answer the words that came stay."""
-        if self.trace is None:
-            self.answer.broke_off("broke off")
-        elif self._sent:
-            self.answer.refresh()
-        self._say(explain(error), bad=True)
+        """End a run and say why; what was there before stands again, and without it the words that came stay."""
+        failed = [explain(error)]
+        with self._ending:
+            try:
+                if self.trace is None:
+                    self.answer.broke_off("broke off")
+                again = [view for view in self._freed if self.trace is not None]  # it asks anew
+                for view in (*again, *((self.answer,) if self.trace is not None and self._sent else ())):
+                    try:
+                        view.refresh()
+                    except Exception as more:  # noqa: BLE001 (as _show: the others are drawn, and the words are given)
+                        failed.append(explain(more))
+                self._say(" ".join(failed), bad=True)
+            finally:
+                self._state(running=False)
 
     def branch(self, trace: Trace, *, at: int, token: int | str) -> Trace:
         """Say another token at one place of a run, with words as they come; Stop ends it.
@@ -216,12 +224,11 @@ class Workbench(ipywidgets.VBox):
         if self.running:
             raise PromptError("A run is going on: wait for it, or press Stop.")
         self._start(trace.settings.max_new_tokens)
+        self._free()
         try:
             new: Trace = self.model.branch(trace, at=at, token=token, on_token=self._token, stop=self._stop)
-        except Exception as error:
-            with self._ending:
-                self._broke_off(error)
-                self._state(running=False)
+        except BaseException as error:  # the kernel's Interrupt too: nothing is running after it
+            self._broke_off(error)
             raise
         with self._ending:
             self._say(summary(new))
@@ -229,10 +236,11 @@ class Workbench(ipywidgets.VBox):
         return new
 
     def stop(self) -> None:
-        """End the run after the next token. Its trace is kept."""
+        """End the run after the next token, and what the views ask: a page waits behind it. Its trace is kept."""
         with self._ending:
             if self.running:
                 self._stop.set()
+                self._free()
                 self._say("Stopping …")
 
     def wait(self, timeout: float | None = None) -> Trace | None:
@@ -329,9 +337,14 @@ class Workbench(ipywidgets.VBox):
         return target
 
     def _write_page(self, path: str | None = None) -> Path:
-        drafted = len(self._shown().rounds) > 0
-        target = self._target(path, ".html")
-        to_html([view for name, view in self.views.items() if name != "Drafts" or drafted], target)
+        trace, target = self._shown(), self._target(path, ".html")
+        where = AttentionView(trace, self.model)  # of its own: Stop ends what the page asks, and no look of a reader
+        where.halt(self._stop)
+        try:
+            shown = {**self.views, "Where it looked": where}
+            to_html([view for name, view in shown.items() if name != "Drafts" or len(trace.rounds)], target)
+        finally:
+            where.close()
         return target
 
     def _export_beside(self) -> None:
@@ -340,7 +353,6 @@ class Workbench(ipywidgets.VBox):
             raise PromptError("A run is going on: wait for it, or press Stop.")
         self._start(1)
         self._say("Exporting …")
-        self._free(self._stop)
 
         def work() -> None:
             try:
@@ -352,17 +364,13 @@ class Workbench(ipywidgets.VBox):
                 with self._ending:
                     self._say(explain(error), bad=True)
                     self._state(running=False)
-            finally:
-                self._free()
 
         self._thread = threading.Thread(target=work, name="workbench export", daemon=True)
         self._thread.start()
 
-    def _free(self, stop: threading.Event | None = None) -> None:
-        """End what the views ask of the model: a run would wait behind it. ``stop`` ends what they ask next."""
-        for view in self.views.values():
-            if isinstance(view, AttentionView):
-                view.halt(stop)
+    def _free(self) -> None:
+        """End what the views ask of the model: a run would wait behind it."""
+        self._freed = [view for view in self.views.values() if isinstance(view, AttentionView) and view.halt()]
 
     def _target(self, path: str | None, ending: str) -> Path:
         name = (path or self.path.value).strip()

@@ -135,6 +135,7 @@ function build({ model, body, ask, complain, data, signal }) {
 
   // --- what is there
   let sounding = null; // the key of the sound that plays
+  let turn = 0; // of the presses: an answer, or an end, that comes late is of an earlier one
   const dress = () => {
     for (const node of cards.querySelectorAll("[data-play]")) {
       const on = node.dataset.play === String(sounding);
@@ -143,21 +144,23 @@ function build({ model, body, ask, complain, data, signal }) {
     }
   };
   const hush = () => {
+    turn += 1;
     sounds.stop();
     sounding = null;
     dress();
   };
   const playOf = async (key) => {
     if (sounding === key) return hush();
-    sounds.stop();
+    hush();
+    const mine = turn;
     sounding = key;
     dress();
     try {
       const { wav } = await ask({ ask: "sound", key });
-      if (sounding !== key) return; // another, or none, meanwhile
-      await sounds.play(binary(wav), { ended: () => { if (sounding === key) hush(); } });
+      if (turn !== mine) return; // another press meanwhile
+      await sounds.play(binary(wav), { ended: () => { if (turn === mine) hush(); } });
     } catch (error) {
-      if (sounding === key) hush();
+      if (turn === mine) hush();
       throw error;
     }
   };

@@ -8,6 +8,7 @@ import { emptyNote, eachFrame, listen, view } from "./lib/view.js";
 import { SOURCES, words } from "./lib/words.js";
 
 const SHOWN = 8; // alternatives before "more"
+const CONTROL = /^(?:<\|[^<>|\s]+\|?>|<[^<>|\s]+\|>|<(?:bos|eos|pad|unk|mask)>)$/; // of words that come; a trace says which
 const LONG = 3000; // of the prompt's characters at first
 
 const MARKS = { 1: "draft, accepted", 2: "draft, corrected", 3: "bonus after drafts", 4: "forced" };
@@ -203,7 +204,7 @@ function live({ model, body, signal }) {
       if (held) said.focus({ preventScroll: true }); // a branch is asked for from here
     }
     for (const [piece, logprob, source] of tail.rows.slice(Math.max(0, strip.spans.length - tail.from))) {
-      const span = strip.add(piece, /^<\|?[\w ]+\|?>$/.test(piece));
+      const span = strip.add(piece, CONTROL.test(piece));
       span.className = `wb-t p${MEASURES.probability.step({ logprob })}`;
       if (source) span.dataset.source = source;
     }

@@ -180,7 +180,7 @@ def _token(trace: Trace, k: int, key: str, *, special: bool) -> str:
     classes = "t p" + str(min(9, int(10 * math.exp(min(logprob, 0.0)) + 1e-6)))
     classes += (f" s{source}" if source else "") + (" chip" if special else "")
     shown = _text(piece)
-    if special or (piece and all(_WIDTHLESS.match(c) or unicodedata.category(c)[0] == "M" for c in piece)):
+    if special or (piece and not _WIDTHLESS.sub("", piece)):  # a lone mark belongs on the letter before it, as in Hindi
         shown = _visible(piece)
     elif piece and not piece.strip("\n"):
         shown = '<span class="soft">↵</span>' * len(piece) + shown  # so that a line break can be pointed at

@@ -43,7 +43,7 @@ test("what could disguise text is made visible", () => {
   assert.equal(visible("\u0301"), "◌\u0301");
   assert.equal(visible("é"), "é");
   assert.equal(visible("x".repeat(38) + "😀😀😀"), `${"x".repeat(38)}😀…`);
-  assert.deepEqual(["\u200b", "\u0301\u200d", "a\u0301", " ", ""].map((piece) => HIDDEN.test(piece)), [true, true, false, false, false]);
+  assert.deepEqual(["\u200b", "\u200d\u2060", "\u0301", "\u093e", "a\u0301", " ", ""].map((piece) => HIDDEN.test(piece)), [true, true, false, false, false, false, false]);
 });
 
 test("heat over a sound lies on the milliseconds of its frames", async () => {

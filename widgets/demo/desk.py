@@ -88,6 +88,7 @@ class Desk:
         self.line = Line(limits)
         self.runs = Runs(limits)
         self._rate, self._address = Rate(limits.per_minute), Rate(limits.per_address)
+        self._fetched = Rate(100 * limits.per_address, "looks")  # a class behind one address, each with an answer
         self._stops: dict[str, set[threading.Event]] = {}
         self.answered = 0
 
@@ -245,9 +246,10 @@ class Desk:
             WorkbenchError: There is no such answer, it cannot be done now, or it was ended.
         """
         run = self.runs.get(ticket)
-        self._count(Visitor(run.visitor, address), 0.2 if model else 0.01)
         if not model:
+            self._fetched.count(address)
             return await asyncio.to_thread(work, run, threading.Event())
+        self._count(Visitor(run.visitor, address), 0.2)
         place = self.line.join(f"{run.visitor} looks")
         stop = self._stoppable(run.visitor)
         thread: asyncio.Task[Any] | None = None

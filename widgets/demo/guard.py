@@ -25,6 +25,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_NO_ROOM = "There is no room for more files now. Please try again in some minutes."
 _BODY = 4 << 20  # bytes of a question: a prompt of a megabyte is to be refused in words, not cut off
 _OPEN = re.compile(
     r"/(?:|config/?|health|login/?|logout|favicon\.ico|robots\.txt|manifest\.json|theme\.css|pwa_icon(?:/\d+)?"
@@ -52,7 +53,7 @@ class Guard:
 
     def __init__(self, app: Any, desk: Desk) -> None:
         self.app, self.desk = app, desk
-        self._looked, self._held, self._coming = 0.0, 0, 0
+        self._looked, self._held, self._since = 0.0, 0, 0
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -74,14 +75,9 @@ class Guard:
                     await _refuse(send, 413, f"Files of more than {limit / 1e6:.0f} MB in all are not taken.")
                     return
                 if await self._full(announced):
-                    await _refuse(send, 503, "There is no room for more files now. Please try again in some minutes.")
-                    return
-                self._coming += announced
-                try:
+                    await _refuse(send, 503, _NO_ROOM)
+                else:
                     await self._upload(scope, receive, send)
-                finally:
-                    self._coming -= announced
-                    self._held += announced  # until it is looked up again
                 return
             if _ASKS.fullmatch(path):
                 body = await _read(receive, _length(scope))
@@ -103,29 +99,40 @@ class Guard:
         """Let an upload through; where Gradio fails at reading it, as at a file without a name, say so in words."""
         from starlette.requests import ClientDisconnect
 
-        started = False
+        started = full = False
 
         async def watched(message: Message) -> None:
             nonlocal started
             started = True
             await _headed(send)(message)
 
+        async def counted() -> Message:
+            """The next bytes; those that came count, not those that are announced: whoever sends none holds no room."""
+            nonlocal full
+            message = await receive()
+            self._since += len(message.get("body", b""))
+            full = full or await self._full()
+            return {"type": "http.disconnect"} if full else message
+
         try:
             with self.desk.uploads.writing():
-                await self.app(scope, receive, watched)
+                await self.app(scope, counted, watched)
         except ClientDisconnect:
-            return  # broken off: nobody is left to tell
+            if full and not started:
+                await _refuse(send, 503, _NO_ROOM)
+            return  # else broken off: nobody is left to tell
         except (ValueError, TypeError, AttributeError, KeyError, IsADirectoryError):
             if started:
                 raise
             await _refuse(send, 400, "This upload cannot be read: send files as multipart/form-data, each with a name.")
 
-    async def _full(self, more: int) -> bool:
-        """Whether so many more bytes are too many, beside those that are here (looked up now and then) or coming."""
+    async def _full(self, more: int = 0) -> bool:
+        """Whether so many more bytes are too many, beside those here (looked up now and then) or come since."""
         if time.monotonic() - self._looked > 2:
+            self._looked, before = time.monotonic(), self._since
             self._held = await asyncio.to_thread(self.desk.uploads.bytes)
-            self._looked = time.monotonic()
-        return self._held + self._coming + more > self.desk.limits.disk
+            self._since -= before
+        return self._held + self._since + more > self.desk.limits.disk
 
 
 def routes(desk: Desk) -> list[Any]:

@@ -68,10 +68,11 @@ class Rate:
 
     Args:
         per_minute: Allowed; a visitor's next one is refused until the oldest is a minute old.
+        what: What is counted, as its refusal calls it.
     """
 
-    def __init__(self, per_minute: int) -> None:
-        self.per_minute = per_minute
+    def __init__(self, per_minute: int, what: str = "questions") -> None:
+        self.per_minute, self.what = per_minute, what
         self._asked: OrderedDict[str, deque[tuple[float, float]]] = OrderedDict()
 
     def count(self, visitor: str, weight: float = 1.0) -> None:
@@ -90,7 +91,7 @@ class Rate:
         if sum(w for _, w in asked) + weight > self.per_minute + 1e-9:
             wait = int(60 - (now - asked[0][0])) + 1 if asked else 60
             raise Busy(
-                f"That was {self.per_minute} questions within a minute, which is the most this demo takes from one "
+                f"That was {self.per_minute} {self.what} within a minute, which is the most this demo takes from one "
                 f"visitor. Please ask again in {wait} s."
             )
         asked.append((now, weight))

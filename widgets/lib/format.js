@@ -10,8 +10,8 @@ export function safe(text) {
 
 const WIDTHLESS = /[\u00ad\u200b-\u200d\u2060-\u2064\ufeff\u{e0000}-\u{e007f}]/gu;
 
-/** A piece of nothing but what has no width. */
-export const HIDDEN = new RegExp(`^(?:${WIDTHLESS.source}|\\p{M})+$`, "u");
+/** A piece of nothing but what has no width. A lone mark is none: it belongs on the letter before it, as in Hindi or Thai. */
+export const HIDDEN = new RegExp(`^(?:${WIDTHLESS.source})+$`, "u");
 
 /** A piece with its spaces, line breaks and what has no width to be seen, at most 40 characters. */
 export function visible(piece) {
