@@ -1,12 +1,15 @@
 """What is kept of earlier prompts belongs to the model as it was: an answer depends on the model as it is now."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import workbench  # noqa: E402
-from workbench import cache  # noqa: E402
+from workbench import cache, loading  # noqa: E402
 from workbench.cache import PrefixCache  # noqa: E402
 from workbench.errors import DoesNotFit, ModelError  # noqa: E402
 from workbench.pocket.examples import SCENE  # noqa: E402
@@ -151,3 +154,85 @@ def test_no_memory_is_told_in_words_and_what_was_kept_is_let_go(model, monkeypat
     with pytest.raises(DoesNotFit, match=r"cpu ran out of memory over a prompt of [0-9]+ tokens"):
         ask(model)
     assert len(model._prefixes) == 0
+
+
+WORDS = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", WORDS, ids=["cuda", "mps", "cpu", "python"])
+def test_no_memory_at_a_later_word_keeps_nothing_of_the_run_alive(model, monkeypatch, error):
+    caches, steps, step = [], [], model._engine.step
+
+    def fourth(token, position, kept):
+        caches.append(weakref.ref(kept))
+        steps.append(token)
+        if len(steps) > 3:
+            raise error.with_traceback(None)
+        return step(token, position, kept)
+
+    monkeypatch.setattr(model._engine, "step", fourth)
+    with pytest.raises(DoesNotFit, match="ran out of memory") as caught:
+        ask(model)
+    error.__traceback__ = None
+    gc.collect()
+    assert caught.value.__context__ is None
+    assert len(steps) == 4
+    assert [one() for one in caches] == [None] * 4, "the error holds the keys and values of the run"
+
+
+def test_no_memory_for_a_look_is_told_in_words_too(model, monkeypatch):
+    trace = ask(model)
+    assert len(model._prefixes) > 0
+
+    def none_left(*_given, **_named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for name in ("attend", "lens", "occlude"):
+        monkeypatch.setattr(f"workbench.inspecting.{name}", none_left)
+        with pytest.raises(DoesNotFit, match=r"cpu ran out of memory over .* a trace of [0-9]+ tokens"):
+            getattr(model, name)(trace)
+    assert len(model._prefixes) == 0
+    monkeypatch.setattr("workbench.inspecting.lens", lambda *_given, **_named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.lens(trace)
+
+
+def test_hooks_of_all_modules_other_modules_and_other_classes_are_seen(model, monkeypatch):
+    before = ask(model)
+    layer = model.transformer.model.language_model.layers[1]
+    kept = layer.mlp.act_fn
+
+    def other():
+        trace = ask(model)
+        assert trace.usage.cached == 0
+        return trace.tokens.logprob.tolist()
+
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _given, out: ruin(module, _given, out) if module is layer else None
+    )
+    try:
+        assert other() != before.tokens.logprob.tolist()
+    finally:
+        hook.remove()
+    layer.mlp.act_fn = torch.nn.Hardtanh()
+    try:
+        assert other() != before.tokens.logprob.tolist()
+    finally:
+        layer.mlp.act_fn = kept
+    with monkeypatch.context() as patch:
+        forward = type(layer.mlp).forward
+        patch.setattr(type(layer.mlp), "forward", lambda self, x: forward(self, x).flip(-1))  # a norm undoes a factor
+        assert other() != before.tokens.logprob.tolist()
+    assert ask(model).usage.cached > 0
+
+
+def test_more_is_kept_where_a_load_leaves_more_free():
+    assert loading.kept_most(None, 10**9) == 1 << 28
+    assert loading.kept_most(10**9, 2 * 10**9) == 1 << 28  # by force
+    assert loading.kept_most(12 * 10**9, 10 * 10**9) == 5 * 10**8
+    assert loading.kept_most(10**11, 10**10) == 1 << 30

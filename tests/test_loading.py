@@ -436,3 +436,33 @@ def test_what_is_loaded_is_given_at_once_while_another_is_being_loaded(monkeypat
     (added,) = workbench.loaded().keys() - before
     assert added == f"pocket #{1 + sum(name.split(' #')[0] == 'pocket' for name in before)}"
     workbench.unload(added)
+
+
+def test_a_registry_of_an_earlier_release_is_filled_up(monkeypatch):
+    old = types.ModuleType("_gemma_workbench_registry")
+    old.models, old.lock = {}, threading.RLock()
+    monkeypatch.setitem(sys.modules, old.__name__, old)
+    assert loading._registry() is old
+    with old.loading:
+        assert workbench.loaded() == {}
+
+
+def test_who_loads_gets_his_model_though_another_thread_unloads_it(monkeypatch):
+    made = types.SimpleNamespace(name="mine", _close=lambda: None)
+
+    class Lock:  # lets another thread in as soon as it is given back
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_given):
+            registry.models = {}
+
+    registry = types.SimpleNamespace(models={}, lock=Lock(), loading=threading.RLock())
+    monkeypatch.setattr(loading, "_registry", lambda: registry)
+    monkeypatch.setattr(loading, "_load", lambda *_given, **_named: made)
+    assert workbench.load("pocket", context=91, progress=False) is made
+
+
+def test_a_quantization_that_is_no_name_is_told():
+    with pytest.raises(ModelError, match=r"quantization=\['int4'\]: expected a name"):
+        workbench.load("pocket", quantization=["int4"])

@@ -252,7 +252,7 @@ def test_offline_what_lies_here_comes_before_what_would_have_to_be_fetched():
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"memory.max": "4000000000\n", "memory.current": "1500000000", "memory.stat": "inactive_file 500000000\n"},
+        ({"memory.max": "4000000000\n", "memory.current": "1500000000", "memory.stat": "inactive_file 400000000\nactive_file 100000000\n"},
          (3_000_000_000, 4_000_000_000)),
         ({"memory.max": "max\n", "memory.current": "1", "memory.stat": ""}, (10 * GB, 64 * GB)),
         ({"memory/memory.limit_in_bytes": "4000000000", "memory/memory.usage_in_bytes": "3900000000",
@@ -359,3 +359,22 @@ def test_plan_on_the_command_line(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["fits"] is None  # nothing is known of it
     assert main(["plan", "gemma-4-12"]) == 1
     assert "Did you mean" in capsys.readouterr().err
+
+
+def test_a_folder_goes_where_it_fits_as_it_is_stored(tmp_path):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "mine")
+
+    def looked(*devices):
+        return plan(folder, measure=False, here=Machine(devices, None, lambda _source: True))
+
+    full, cpu = Device("cuda:0", 1_000_000), Device("cpu", 10**10)
+    assert looked(full, cpu).device == "cpu"
+    assert looked(full, Device("cuda:1", 10**10), cpu).device == "cuda:1"
+    none = looked(full, Device("cpu", 25_000_000))
+    assert not none.fits
+    assert none.taken.device == "cpu", "which is nearest"
+    words = {(o.device, o.quantization): o.why for o in none.options}
+    assert words["cpu", "none"].endswith("short")
+    assert words["cpu", "int8"] == "fits, with quantization='int8'"
+    with pytest.raises(ModelError, match=r"quantization=\['int4'\] is not known"):
+        plan("pocket", quantization=["int4"])

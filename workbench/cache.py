@@ -31,7 +31,8 @@ class PrefixCache:
     """The last few snapshots, oldest dropped first.
 
     Args:
-        most_bytes: What all snapshots together may hold. ``planning`` has room for that in what it keeps in reserve.
+        most_bytes: What all snapshots together may hold. ``planning`` has room for 256 MiB in what it keeps in reserve;
+            a load that leaves more free gives more (``loading.kept_most``), since a prompt of 12B takes 0.3 MB a token.
         most: How many there may be: each prompt is compared with all of them.
     """
 
@@ -86,12 +87,15 @@ class PrefixCache:
 
 
 def hooks_of(transformer: Any) -> tuple[Any, ...]:
-    """What of a model's modules was hooked or replaced, by number (those of hooks are never given twice).
+    """What a model is made of and what was hooked or replaced, by number (those of hooks are never given twice).
 
-    Not what changes nothing: a module's own ``forward`` put back in its place, and the hooks by which Transformers
-    copies states out, which it puts on at the first ``output_hidden_states=True`` and never takes off.
+    Hooks of all modules, a module of another object and its class's ``forward`` count too. Not what changes nothing: a
+    module's own ``forward`` put back in its place, and the hooks by which Transformers copies states out, which it puts
+    on at the first ``output_hidden_states=True`` and never takes off.
     """
-    found = []
+    from torch.nn.modules import module as every
+
+    found: list[Any] = [*every._global_forward_hooks, *every._global_forward_pre_hooks]  # noqa: SLF001 (no other way to see)
     for k, module in enumerate(transformer.modules()):
         own = vars(module)
         hooks = [
@@ -102,13 +106,14 @@ def hooks_of(transformer: Any) -> tuple[Any, ...]:
         forward = own.get("forward")
         if forward == type(module).forward.__get__(module):
             forward = None
+        found.append((id(module), id(type(module).forward)))
         if hooks or forward is not None:
             found.append((k, *hooks, id(forward)))
     return tuple(found)
 
 
 def weights_of(transformer: Any) -> tuple[tuple[int, ...], ...]:
-    """Of each weight where it lies and how often it was written to."""
+    """Of each weight where it lies and how often it was written to; torch counts no writes through ``.data``."""
     import torch
 
     plain = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)

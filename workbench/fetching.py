@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def fetch(
 
     what = f"{name} ({source}" + (f", about {gigabytes:g} GB)" if gigabytes else ")")
     if constants.HF_HUB_OFFLINE:
-        return _here(what, source, revision, "HF_HUB_OFFLINE is set, so nothing is fetched")
+        which = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+        which = which if os.environ.get(which) else "HF_HUB_OFFLINE"  # set in the kernel itself, after all
+        return _here(what, source, revision, f"{which} is set, so nothing is fetched")
     with _bars(shown=progress):
         try:
             files: Any = hub.snapshot_download(source, revision=revision, dry_run=True, **_WANTED)

@@ -16,6 +16,7 @@ from workbench.occlusion import occlude
 from workbench.occlusions import Occlusion
 from workbench.scoring import measure
 from workbench.settings import whole
+from workbench.shortage import within
 from workbench.trace import ModelInfo, Trace
 
 if TYPE_CHECKING:
@@ -76,13 +77,13 @@ class Inspecting:
             if of == "drafter":
                 if rollout or positions is not None:
                     raise PromptError("of='drafter' goes with tokens=, not with rollout= or positions=.")
-                return attend_drafter(
+                return within(self, f"the drafter's attention in {_long(trace)}", lambda: attend_drafter(
                     self._engine, self._drafter, request, trace, layers=layers, heads=heads, tokens=tokens, stop=stop
-                )
-            return attend(
+                ))  # fmt: skip
+            return within(self, f"attention in {_long(trace)}", lambda: attend(
                 self._engine, request, trace, layers=layers, heads=heads, tokens=tokens, positions=positions,
                 rollout=rollout, stop=stop,
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def lens(
         self, trace: Trace, over: Literal["answer", "image", "audio", "prompt"] = "answer", media: int = 0, *,
@@ -113,10 +114,10 @@ class Inspecting:
         check_stop(stop)
         with self._lock:
             request = self.request(trace)
-            return lens(
+            return within(self, f"the lens over {_long(trace)}", lambda: lens(
                 self._engine, request, trace, self._prompter.piece, over=over, media=media, tokens=tokens, top=top,
                 stop=stop,
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: Literal["image", "audio", "text"] = "image",
@@ -151,10 +152,10 @@ class Inspecting:
         check_stop(stop)
         with self._lock:
             request = self.request(trace)
-            return occlude(
+            return within(self, f"occlusion in {_long(trace)}", lambda: occlude(
                 self._engine, request, trace, self._prompter.reader, token=token, over=over, media=media, how=how,
                 size=size, tile=tile, stop=stop,
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def nearest(
         self, trace: Trace, over: Literal["image", "audio"] = "image", media: int = 0, *, top: int = 5
@@ -167,7 +168,9 @@ class Inspecting:
         """
         with self._lock:
             request = self.request(trace)
-            return nearest(self._engine, request, trace, self._prompter.piece, over=over, media=media, top=top)
+            return within(self, f"the words nearest to {over} {media}", lambda: nearest(
+                self._engine, request, trace, self._prompter.piece, over=over, media=media, top=top
+            ))  # fmt: skip
 
     def filters(self, kind: Literal["image", "audio"] = "image", count: int = 32) -> Filters:
         """What the first projection looks for in raw patches (as pictures) or raw sound (as waves and spectra).
@@ -251,3 +254,7 @@ def check_media(trace: Trace) -> None:
                     f"The trace's conversation speaks of {kind} {index}, and the trace holds {held[kind]}: its media "
                     "are missing, so it cannot be run again. Ask again with them."
                 )
+
+
+def _long(trace: Trace) -> str:
+    return f"a trace of {len(trace.prompt) + len(trace):,} tokens"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import re
 import sys
 import threading
 import traceback
@@ -25,6 +24,7 @@ from workbench.fetching import fetch, fetched
 from workbench.identity import HASHED_WHOLE, model_info, weights_hash
 from workbench.model import LoadedModel
 from workbench.planning import of_one_source, plan, refuse
+from workbench.shortage import ran_out
 from workbench.versions import check_versions
 
 __all__ = ["load", "loaded", "read_from", "unload"]
@@ -35,9 +35,10 @@ def _registry() -> Any:
     name = "_gemma_workbench_registry"
     made = sys.modules.get(name)
     if made is None:
-        made = types.ModuleType(name)
-        made.__dict__.update(models={}, lock=threading.RLock(), loading=threading.RLock())
-        made = sys.modules.setdefault(name, made)
+        made = sys.modules.setdefault(name, types.ModuleType(name))
+    for part, make in (("models", dict), ("lock", threading.RLock), ("loading", threading.RLock)):
+        if part not in made.__dict__:  # also of one that an earlier release has made in this kernel
+            made.__dict__.setdefault(part, make())
     return made
 
 
@@ -75,6 +76,8 @@ def load(
         DoesNotFit: Not enough memory; says how much is missing.
         Incompatible: A release of Transformers or torch that does not work, or a drafter of another model.
     """
+    if quantization is not None and not isinstance(quantization, str):
+        raise ModelError(f"quantization={quantization!r}: expected a name, as 'int4', or None.")
     entry = find(variant if variant is not None else name)
     # an official variant has a drafter of its own, and so has what was made of it; others take that of ``name``
     of = find(made_of(entry))
@@ -94,7 +97,7 @@ def load(
     if (have := held.models.get(key)) is not None:
         return have
     with held.loading:  # one at a time, since each counts the memory; who asks for what is there does not wait
-        if key not in held.models:
+        if (model := held.models.get(key)) is None:
             made = plan(
                 name, variant=variant, quantization=quantization, device=device and where, drafter=drafter,
                 context=context, measure=False,
@@ -117,13 +120,19 @@ def load(
                 "drafter": None if drafter is None or drafter is True else drafter and os.fspath(drafter),
             }  # fmt: skip
             try:
-                model = _load(entry, pinned, made.device, draws, room, progress=progress)
+                kept = kept_most(made.taken.free, made.taken.bytes)
+                model = _load(entry, pinned, made.device, draws, room, kept, progress=progress)
             except BaseException as error:
                 _let_go(error)
                 raise
             with held.lock:
                 held.models[key] = model
-        return held.models[key]
+        return model
+
+
+def kept_most(free: int | None, needed: int) -> int:
+    """Bytes that kept prompts may take: 256 MiB, or a quarter of what a load leaves free, and 1 GiB at most."""
+    return min(1 << 30, max(1 << 28, (free - needed) // 4 if free is not None else 0))
 
 
 def loaded() -> dict[str, LoadedModel]:
@@ -181,7 +190,7 @@ def _device(asked: str | None, entry: Entry) -> str:
 
 
 def _load(
-    entry: Entry, pinned: dict[str, Any], device: str, drafter: str, room: str | None, *, progress: bool
+    entry: Entry, pinned: dict[str, Any], device: str, drafter: str, room: str | None, kept: int, *, progress: bool
 ) -> LoadedModel:
     """Read a model.
 
@@ -191,6 +200,7 @@ def _load(
         device: Where to.
         drafter: Folder or hub id; empty for none.
         room: What to call it if the memory that the plan found has gone; None does not look again.
+        kept: Bytes that kept prompts may take.
         progress: As for ``load``.
     """
     import torch
@@ -237,7 +247,7 @@ def _load(
         info = replace(info, drafter="pocket-drafter" if own else drafter, drafter_hash=weights_hash(draws))
         _warn_of_another_target(assistant, drafter, entry, folder)
         _warn_of_another_kind(drafter, made_of(entry))
-    model = LoadedModel(transformer, processor, info, drafter=assistant, context=context)
+    model = LoadedModel(transformer, processor, info, drafter=assistant, context=context, kept_most=kept)
     if progress:
         how_held = info.dtype if held == "none" else f"{held} in {info.dtype}"
         if getattr(getattr(transformer, "hf_quantizer", None), "rounding", None):
@@ -299,8 +309,7 @@ def read_from(name: str, folder: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (MemoryError, OSError, RuntimeError, *broken) as error:
-        # torch has a kind of error of its own for CUDA alone; Transformers passes on their words
-        if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error), re.IGNORECASE):
+        if ran_out(error):
             raise DoesNotFit(
                 f"Memory ran out while {name} was read from {folder}; what had been read is let go. Something else "
                 "took the memory that the plan found free, or force=True went past it: `workbench plan` counts again."

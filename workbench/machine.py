@@ -66,7 +66,8 @@ class Pace:
 
 def machine() -> Machine:
     """Look; nothing is fetched. Imports torch where it is installed, to see accelerators."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""  # as for huggingface_hub
+    offline = said.upper() in ("1", "ON", "YES", "TRUE")
     return Machine((*_accelerators(), Device("cpu", memory()[0])), disk_free(), cached, compiles(), offline)
 
 
@@ -107,14 +108,15 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 def _of_the_container() -> tuple[int | None, int]:
     """(limit, used) bytes of the control group this runs in, pages of files that can go not counted; no limit: None."""
-    for top, most, now, idle in (
-        (_GROUPS, "memory.max", "memory.current", "inactive_file"),
-        (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for top, most, now, prefix in (
+        (_GROUPS, "memory.max", "memory.current", ""),
+        (_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         try:
             limit, used = ((top / name).read_text("ascii").strip() for name in (most, now))
             stat = dict(line.split() for line in (top / "memory.stat").read_text("ascii").splitlines())
-            return (int(limit), int(used) - int(stat.get(idle, 0))) if limit != "max" else (None, 0)
+            files = sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
+            return (int(limit), int(used) - files) if limit != "max" else (None, 0)
         except (OSError, ValueError):  # no Linux, no control groups, or of the other kind
             continue
     return None, 0

@@ -16,7 +16,7 @@ from workbench import videos
 from workbench.cache import PrefixCache
 from workbench.decoding import Engine, Forced, Plain, Run, generate
 from workbench.drafting import Drafted, Drafter
-from workbench.errors import DoesNotFit, Incompatible, ModelError, PromptError, TraceError
+from workbench.errors import Incompatible, ModelError, PromptError, TraceError
 from workbench.features import senses_of
 from workbench.inspecting import Inspecting, check_calls, check_media
 from workbench.prompt import Conversation, Prompter, Request, conversation, listed
@@ -32,6 +32,7 @@ from workbench.scoring import (
     with_reference,
 )
 from workbench.settings import changed, configure, filled
+from workbench.shortage import within
 from workbench.toolcalls import Call
 from workbench.tools import Desk, turns_of
 from workbench.trace import ModelInfo, Segment, Settings, Timing, Token, Trace, Usage
@@ -55,8 +56,9 @@ class LoadedModel(Inspecting):
     """
 
     def __init__(
-        self, transformer: Any, processor: Any, info: ModelInfo, *, drafter: Any = None, context: int | None = None
-    ) -> None:
+        self, transformer: Any, processor: Any, info: ModelInfo, *, drafter: Any = None, context: int | None = None,
+        kept_most: int = 1 << 28,
+    ) -> None:  # fmt: skip
         videos.correct(transformer)
         self.transformer = transformer
         self.processor = processor
@@ -65,7 +67,7 @@ class LoadedModel(Inspecting):
         self.context = context or info.context
         self._lock = threading.RLock()
         self._prompter = Prompter(processor, senses=senses_of(transformer.config))
-        self._prefixes = PrefixCache()
+        self._prefixes = PrefixCache(kept_most)
         self._engine = Engine(transformer, self._prefixes)
         self._drafter = Drafter(drafter, transformer) if drafter is not None else None
         self._closed = False
@@ -340,8 +342,9 @@ class LoadedModel(Inspecting):
     def forget(self) -> None:
         """Let go of what is kept of earlier prompts, so that the next one is computed from its start.
 
-        Nobody needs it to get right answers: nothing is kept or used while a hook of yours is on the model, and all of
-        it goes when a weight changes.
+        Call it after a change that nobody can see: a write through a weight's ``.data``, or another attribute of a
+        module, as ``self_attn.scaling``. Otherwise nothing is kept or used while a hook of yours is on the model or a
+        module of it is another, and all of it goes when a weight is written to or replaced.
         """
         with self._lock:
             self._prefixes.clear()
@@ -368,8 +371,6 @@ class LoadedModel(Inspecting):
         stop: threading.Event | None = None, forced: list[int] | None = None, score: bool = False,
     ) -> tuple[Trace, Run]:  # fmt: skip
         """Run a request to its end; ``score``: along the forced tokens only, all of the prompt computed."""
-        import torch
-
         T = len(request.prompt)
         if self.context - T < 1:
             raise PromptError(
@@ -391,17 +392,10 @@ class LoadedModel(Inspecting):
         if self._drafter is not None and settings.draft != 0:
             strategy = Drafted(self._drafter, settings.draft, sampled=settings.temperature > 0)
         config = configure(self.transformer.generation_config, settings)
-        try:
-            run = generate(
-                self._engine, request, config, strategy, recorder, seed=settings.seed,
-                stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
-            )  # fmt: skip
-        except torch.OutOfMemoryError as error:
-            self.forget()
-            raise DoesNotFit(
-                f"{self.info.device} ran out of memory over a prompt of {T:,} tokens. What was kept of earlier prompts "
-                "was let go: ask again, or with fewer media or a smaller image_tokens=."
-            ) from error
+        run = within(self, f"a prompt of {T:,} tokens and its answer", lambda: generate(
+            self._engine, request, config, strategy, recorder, seed=settings.seed,
+            stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
+        ))  # fmt: skip
         rounds = strategy.rounds()
         tokens = recorder.tokens(rounds.draft_ids)
         ended = time.perf_counter()

@@ -160,7 +160,7 @@ def plan(
     Raises:
         ModelError: An unknown name, quantization or device, or a folder whose weights cannot be read.
     """
-    if quantization is not None and quantization not in LINEAR:
+    if quantization is not None and (not isinstance(quantization, str) or quantization not in LINEAR):
         raise ModelError(f"quantization={quantization!r} is not known; expected None or one of {', '.join(LINEAR)}.")
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise ModelError(f"context={context!r}: expected a whole number of tokens, 1 or more.")
@@ -204,13 +204,15 @@ def _looked_at(
         for where in devices
         for kind, scheme in _ways(source, quantization, where, chosen=chosen)
     ]
-    nearest = min(range(len(options)), key=lambda k: options[k].bytes - (options[k].free or 0))
+    nearest = min(range(len(options)), key=lambda k: _short(options[k]))
     fitting = [k for k, o in enumerate(options) if o.fits]
     if here.offline:  # what lies on this disk before what would have to be fetched
         fitting.sort(key=lambda k: options[k].download > 0)
     best = next(iter(fitting), nearest)
     if source.local and quantization is None:
-        best = 0  # load reads a folder as it is stored, unless it is told how to pack: the others are advice
+        # load reads a folder as it is stored, unless it is told how to pack: the others are advice
+        stored = [k for k, o in enumerate(options) if o.quantization == options[0].quantization]
+        best = next((k for k in stored if options[k].fits), min(stored, key=lambda k: _short(options[k])))
     options = [replace(o, why=_why(o, options[best], alone=len(options) == 1)) for o in options]
     if source.shape and source.shape.experts:
         options = [replace(o, why=f"{o.why}; experts stay in 16 bit") for o in options]
@@ -279,13 +281,19 @@ def _option(entry: Entry, scheme: str, device: Device, tokens: int, here: Machin
     )  # fmt: skip
 
 
+def _short(option: Option) -> int:
+    return option.bytes - (option.free or 0)
+
+
 def _why(option: Option, best: Option, *, alone: bool) -> str:
     if option.why:
         return option.why
     if not option.fits:
-        return f"{_gb(option.bytes - (option.free or 0))} short"
+        return f"{_gb(_short(option))} short"
     if option is best:
         return "the only way" if alone else "the best that fits"
+    if not best.fits:
+        return f"fits, with quantization={option.quantization!r}"
     if option.device != best.device:
         return f"{best.device} is quicker"
     if option.download > best.download and option.quantization == best.quantization:
