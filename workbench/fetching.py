@@ -66,9 +66,10 @@ def fetch(
 
     what = f"{name} ({source}" + (f", about {gigabytes:g} GB)" if gigabytes else ")")
     if constants.HF_HUB_OFFLINE:
-        which = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
-        which = which if os.environ.get(which) else "HF_HUB_OFFLINE"  # set in the kernel itself, after all
-        return _here(what, source, revision, f"{which} is set, so nothing is fetched")
+        why = "HF_HUB_OFFLINE is set, so nothing is fetched"
+        if os.environ.get("TRANSFORMERS_OFFLINE") and not os.environ.get("HF_HUB_OFFLINE"):
+            why = why.replace("HF_HUB", "TRANSFORMERS")  # the other name that it listens to
+        return _here(what, source, revision, why)
     with _bars(shown=progress):
         try:
             files: Any = hub.snapshot_download(source, revision=revision, dry_run=True, **_WANTED)
