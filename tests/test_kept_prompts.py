@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import workbench  # noqa: E402
 from workbench import cache, loading  # noqa: E402
 from workbench.cache import PrefixCache  # noqa: E402
-from workbench.errors import DoesNotFit, ModelError  # noqa: E402
+from workbench.errors import DoesNotFit, Incompatible, ModelError  # noqa: E402
 from workbench.pocket.examples import SCENE  # noqa: E402
 
 QUESTION = "What is at the top left?"
@@ -105,6 +105,52 @@ def test_prompts_of_other_weights_are_forgotten(model, how):
         held.data = kept
     assert ask(model).tokens.logprob == pytest.approx(before.tokens.logprob, abs=1e-6)
     assert ask(model).usage.cached > 0
+
+
+@pytest.mark.parametrize("how", ["zeroed", "turned", "one number", "numpy"])
+def test_what_torch_does_not_count_is_seen_and_written_into_the_trace(model, how):
+    before = ask(model)
+    weight = model.transformer.model.language_model.layers[4].self_attn.k_proj.weight
+    kept = weight.detach().clone()
+    version = weight._version
+    if how == "zeroed":
+        weight.data.zero_()
+    elif how == "turned":
+        weight.data.copy_(kept.flip(0))
+    elif how == "one number":
+        weight.data[3, 5] += 0.5
+    else:
+        weight.detach().numpy()[:] = 0
+    try:
+        assert weight._version == version, "torch counts it after all"
+        changed = ask(model)
+        assert changed.usage.cached == 0
+        assert changed.model.weights_hash != before.model.weights_hash
+        assert ask(model).model == changed.model
+        assert model.attend(changed).replay_gap < 1e-3
+        with pytest.raises(Incompatible, match="its weights changed since they were loaded"):
+            model.attend(before)
+    finally:
+        weight.data.copy_(kept)
+    after = ask(model)
+    assert after.usage.cached == 0
+    assert after.model == before.model
+    assert after.tokens.logprob == pytest.approx(before.tokens.logprob, abs=1e-6)
+    with pytest.raises(Incompatible, match=r"weights [0-9a-f]{12}\)\. Load that model"):
+        model.attend(changed)
+
+
+def test_of_a_large_model_a_sample_is_looked_at(model, monkeypatch):
+    monkeypatch.setattr(cache, "_SUMMED", 1000)
+    weight = model.transformer.model.language_model.layers[4].self_attn.k_proj.weight
+    kept, before = weight.detach().clone(), cache.weights_of(model.transformer)
+    try:
+        weight.data[:, :32] = 0  # a head's part of the columns
+        assert cache.weights_of(model.transformer)[0] == before[0]
+        assert cache.weights_of(model.transformer)[1] != before[1]
+    finally:
+        weight.data.copy_(kept)
+    assert cache.weights_of(model.transformer) == before
 
 
 def test_what_is_kept_is_bounded_in_bytes_and_in_number(monkeypatch):

@@ -252,8 +252,8 @@ def test_offline_what_lies_here_comes_before_what_would_have_to_be_fetched():
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({"memory.max": "4000000000\n", "memory.current": "1500000000", "memory.stat": "inactive_file 400000000\nactive_file 100000000\n"},
-         (3_000_000_000, 4_000_000_000)),
+        ({"memory.max": "4000000000\n", "memory.current": "1500000000",
+          "memory.stat": "inactive_file 400000000\nactive_file 100000000"}, (3_000_000_000, 4_000_000_000)),
         ({"memory.max": "max\n", "memory.current": "1", "memory.stat": ""}, (10 * GB, 64 * GB)),
         ({"memory/memory.limit_in_bytes": "4000000000", "memory/memory.usage_in_bytes": "3900000000",
           "memory/memory.stat": "total_inactive_file 100000000"}, (200_000_000, 4_000_000_000)),

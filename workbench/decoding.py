@@ -10,6 +10,7 @@ The pass over the prompt starts behind the longest prefix the :class:`~workbench
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import time
 from collections.abc import Callable, Iterable
@@ -123,6 +124,7 @@ class Engine:
         ids = (getattr(transformer.config, f"{kind}_token_id", None) for kind in ("image", "audio", "video"))
         self._soft = frozenset(i for i in ids if i is not None)
         self._hooks, self._weights = hooks_of(transformer), weights_of(transformer)
+        self._made = self._weights[1]
 
     def check(self) -> None:
         """Refuse to run under another attention implementation: other ones read the masks made for this one otherwise.
@@ -137,12 +139,22 @@ class Engine:
                 "model.transformer.set_attn_implementation('sdpa')"
             )
 
-    def _known(self) -> PrefixCache | None:
-        """What is kept of prompts, if it is of the model as it is now: no hook came onto it, and no weight changed."""
+    def look(self) -> None:
+        """Look at the weights; when one has changed, what is kept of prompts goes."""
         weights = weights_of(self.transformer)
         if weights != self._weights:
             self.prefixes.clear()
             self._weights = weights
+
+    @property
+    def changed(self) -> str:
+        """Of weights that were not what was loaded when they were last looked at: a hash; else nothing."""
+        now = self._weights[1]
+        return "" if now == self._made else hashlib.sha256(repr(now).encode()).hexdigest()
+
+    def _known(self) -> PrefixCache | None:
+        """What is kept of prompts, if it is of the model as it is now: no hook came onto it, and no weight changed."""
+        self.look()
         return self.prefixes if hooks_of(self.transformer) == self._hooks else None
 
     def said(self, tokens: Iterable[int]) -> list[int]:

@@ -51,7 +51,8 @@ class LoadedModel(Inspecting):
         transformer: The Transformers model beneath, mask correction in place.
         processor: Its processor.
         drafter: The Transformers assistant model, or None.
-        info: What exactly this is; copied into every trace.
+        info: What exactly was loaded; copied into every trace. A run of weights that were changed since has another
+            ``weights_hash``, so that it is not taken for one of the model as it was.
         context: Tokens that prompt and answer may fill together.
     """
 
@@ -311,9 +312,12 @@ class LoadedModel(Inspecting):
             raise Incompatible(
                 f"This trace is of {trace.model.variant}; {self.info.variant} has another vocabulary or chat template."
             )
-        if same_model and trace.model.identity != self.info.identity:
+        self._engine.look()
+        now = self._now()
+        if same_model and trace.model.identity != now.identity:
             raise Incompatible(
-                f"This trace is of {_identity(trace.model)}; this model is {_identity(self.info)}. Load that model, or "
+                f"This trace is of {_identity(trace.model)}; this model is {_identity(now)}"
+                f"{', its weights changed since they were loaded' if now is not self.info else ''}. Load that model, or "
                 "ask this one again."
             )
         check_media(trace)
@@ -342,9 +346,9 @@ class LoadedModel(Inspecting):
     def forget(self) -> None:
         """Let go of what is kept of earlier prompts, so that the next one is computed from its start.
 
-        Call it after a change that nobody can see: a write through a weight's ``.data``, or another attribute of a
-        module, as ``self_attn.scaling``. Otherwise nothing is kept or used while a hook of yours is on the model or a
-        module of it is another, and all of it goes when a weight is written to or replaced.
+        Call it after a change that nobody can see: another attribute of a module, as ``self_attn.scaling``, or a few
+        numbers of a large weight written through ``.data``. Otherwise nothing is kept or used while a hook of yours is
+        on the model or a module of it is another, and all of it goes when a weight changes.
         """
         with self._lock:
             self._prefixes.clear()
@@ -409,7 +413,7 @@ class LoadedModel(Inspecting):
         trace = Trace(
             text=self._words(said, segments, T, "text"),
             thought=self._words(said, segments, T, "thought"),
-            prompt=request.prompt, tokens=tokens, rounds=rounds, settings=settings, model=self.info,
+            prompt=request.prompt, tokens=tokens, rounds=rounds, settings=settings, model=self._now(),
             usage=Usage(prompt=T, cached=run.cached, generated=len(tokens), **counts),
             timing=Timing(
                 prepare_s=prepared - began, prefill_s=run.prefill_s, first_token_s=first,
@@ -419,6 +423,11 @@ class LoadedModel(Inspecting):
             created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
         return trace, run
+
+    def _now(self) -> ModelInfo:
+        """What runs: ``info``, with a hash of the weights as they are where they were changed since they were loaded."""
+        changed = self._engine.changed
+        return replace(self.info, weights_hash=changed) if changed else self.info
 
     def _words(self, said: np.ndarray, segments: Sequence[Segment], start: int, kind: str) -> str:
         parts = [
