@@ -457,10 +457,31 @@ def test_who_loads_gets_his_model_though_another_thread_unloads_it(monkeypatch):
         def __exit__(self, *_given):
             registry.models = {}
 
-    registry = types.SimpleNamespace(models={}, lock=Lock(), loading=threading.RLock())
+    registry = types.SimpleNamespace(models={}, names={}, lock=Lock(), loading=threading.RLock())
     monkeypatch.setattr(loading, "_registry", lambda: registry)
     monkeypatch.setattr(loading, "_load", lambda *_given, **_named: made)
     assert workbench.load("pocket", context=91, progress=False) is made
+
+
+def test_names_stay_when_another_model_goes(monkeypatch):
+    monkeypatch.setattr(loading, "_load", lambda entry, *_given, **_named: types.SimpleNamespace(
+        name=entry.name, _close=lambda: None
+    ))  # fmt: skip
+    registry = types.SimpleNamespace(models={}, names={}, lock=threading.RLock(), loading=threading.RLock())
+    monkeypatch.setattr(loading, "_registry", lambda: registry)
+    one, two, three = (workbench.load("pocket", context=n, progress=False) for n in (41, 42, 43))
+    assert workbench.loaded() == {"pocket": one, "pocket #2": two, "pocket #3": three}
+    workbench.unload("pocket #2")
+    assert workbench.loaded() == {"pocket": one, "pocket #3": three}
+    four = workbench.load("pocket", context=44, progress=False)
+    assert workbench.loaded() == {"pocket": one, "pocket #3": three, "pocket #2": four}
+    workbench.unload(three)
+    with pytest.raises(ModelError, match="is not loaded; loaded: pocket, pocket #2"):
+        workbench.unload(three)
+    for name in list(workbench.loaded()):
+        workbench.unload(name)
+    assert workbench.loaded() == {}
+    assert registry.names == {}
 
 
 def test_a_quantization_that_is_no_name_is_told():

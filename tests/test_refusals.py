@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import workbench
+from tests.traces import make_trace
 from workbench import cli
 from workbench.errors import ModelError, PromptError, TraceError
 from workbench.pocket import WEIGHTS
 from workbench.pocket.examples import PAIR, SCENE
+from workbench.readings import Recorded, can, keep
 from workbench.trace import Usage
 
 pytest.importorskip("torch")
@@ -265,3 +267,57 @@ def test_a_packed_run_is_looked_at_from_the_terminal_as_it_was_run(tmp_path, cap
     code = cli.main(["attend", str(tmp_path / "a.trace"), "--token", "1", "--out", str(tmp_path / "map.png")])
     assert code == 0, capsys.readouterr().err
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("forced", "said"),
+    [([99_999], "holds token id 99999"), ([-5], "holds token id -5"), ([1.7], "expected a text, or token ids"),
+     ([True], "expected a text, or token ids"), ("A", "expected token ids"), (5, "expected token ids"),
+     ([8], "stands for a patch or frame")],
+)  # fmt: skip
+def test_what_an_answer_cannot_begin_with(forced, said):
+    model = workbench.load("pocket", progress=False)
+    trace = model.ask("Hello", max_new_tokens=2)
+    with pytest.raises(PromptError, match=said):
+        model.again(trace, forced=forced)
+    with pytest.raises(TraceError, match="is no Trace"):
+        model.again(None)
+
+
+def test_what_is_no_trace_and_no_answer_is_told():
+    trace = make_trace()
+    for wrong in (lambda: keep(trace, 5), lambda: keep(None), lambda: Recorded(None)):
+        with pytest.raises(TraceError, match=r"5 is no answer of attend|None is no Trace|None is none"):
+            wrong()
+
+
+def test_a_history_that_ends_with_an_answer_asks_nothing():
+    model = workbench.load("pocket", progress=False)
+    trace = model.ask("Hello", max_new_tokens=2)
+    with pytest.raises(PromptError, match="history= ends with an answer"):
+        model.ask(None, history=trace)
+    with pytest.raises(PromptError, match="history= ends with an answer"):
+        model.ask(None, history=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}])
+
+
+def test_a_look_at_a_run_under_a_hook_that_is_gone_warns():
+    model = workbench.load("pocket", progress=False)
+    layer = model.transformer.model.language_model.layers[2]
+    hook = layer.register_forward_hook(lambda _module, _given, out: out.flip(-1))
+    try:
+        trace = model.ask("What is at the top left?", images=[SCENE], temperature=0, max_new_tokens=3)
+    finally:
+        hook.remove()
+    with pytest.warns(RuntimeWarning, match="nats from the recorded one.*Was there a hook"):
+        assert model.attend(trace).replay_gap > 1
+
+
+def test_a_model_that_was_unloaded_can_be_asked_nothing():
+    model = workbench.load("pocket", context=77, progress=False)
+    trace = model.ask("Hello", max_new_tokens=2)
+    assert can(model, "attend", trace) == ""
+    workbench.unload(model)
+    assert "was unloaded" in can(model, "attend", trace)
+    other = replace(trace, model=replace(trace.model, quantization="int8"))
+    assert "pocket (revision" in can(workbench.load("pocket", progress=False), "attend", other)
+    assert "int8" in can(workbench.load("pocket", progress=False), "attend", other)

@@ -151,6 +151,10 @@ def _run(path: Path, timeout_s: int) -> Any:
             client.execute(env={**os.environ, "PLOTLY_RENDERER": "plotly_mimetype"})
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise WorkbenchError(f"{path.name} does not run to its end: {str(error).strip()[-600:]}") from error
+        except AssertionError:
+            if client.km is not None:
+                raise
+            raise KeyboardInterrupt from None  # on Ctrl-C nbclient takes its kernel away, and then misses it
     return notebook
 
 

@@ -11,6 +11,7 @@ mask-corrected model, rounded to 16 bit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ _CHUNK_BYTES = 64 << 20  # of scores held at once
 _CHUNK_CPU = 2 << 20  # on a processor: what stays in its cache, since the scores are gone through four times
 _ROLLOUT_MOST = 8192  # positions; two float32 matrices of this side are 0.5 GB
 _LOGIT_ROWS = 64
+_ANOTHER = 1.0  # nats from the recorded logprob; rounding to 16 bits and packed weights' kernels stay below a half
 
 
 @dataclass(eq=False)
@@ -222,6 +224,12 @@ def gap(engine: Engine, hidden: torch.Tensor, trace: Trace) -> float:
             )
         change = np.where(mine == trace.tokens.logprob[start:stop], 0, mine - trace.tokens.logprob[start:stop])
         worst = max(worst, float(np.abs(change).max()))
+    if worst > _ANOTHER:
+        warnings.warn(
+            f"A second pass gives a word of this answer a logprob {worst:.1f} nats from the recorded one: what is read "
+            "off it is not of that run. Was there a hook on the model then, or is there one now?",
+            RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
     return worst
 
 
@@ -349,7 +357,9 @@ def wanted_positions(trace: Trace, tokens: Any, positions: Any) -> list[int]:
             raise TraceError(f"positions: {wrong[0]} lies outside this run of {T + N} positions (prompt and answer).")
     else:
         if not N:
-            raise TraceError("This answer has no tokens; ask for positions= of the prompt.")
+            raise TraceError(
+                "This answer has no tokens; ask about its prompt: attend(positions=), lens(over='prompt')."
+            )
         at = [T - 1 + k for k in (range(N) if tokens is None else map(trace.index, several("tokens", tokens)))]
     return sorted(set(at))
 

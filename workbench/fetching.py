@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import headers
-from workbench.catalog import Entry
+from workbench.catalog import Entry, find
 from workbench.counting import fetched_bytes
 from workbench.errors import DoesNotFit, ModelError
 
@@ -45,7 +45,7 @@ def fetched(entry: Entry, revision: str | None = None, *, progress: bool = True)
     """
     if entry.local:
         return Path(entry.source)
-    size = round(fetched_bytes(entry) / 1e9, 1)
+    size = round(fetched_bytes(find(entry.source)) / 1e9, 1)  # of the variant, where one was chosen
     return fetch(entry.name, entry.source, revision, gigabytes=size, progress=progress)
 
 

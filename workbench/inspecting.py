@@ -31,10 +31,16 @@ class Inspecting:
     """What ``LoadedModel`` answers about a trace; every answer can be kept in it (``workbench.readings.keep``)."""
 
     info: ModelInfo
+    _closed: bool
     _engine: Engine
     _drafter: Drafter | None
     _lock: Any
     _prompter: Prompter
+
+    def lacks(self, question: str) -> str:  # noqa: ARG002 (all are answered until then)
+        """Why a question has no answer any more; empty while it has one."""
+        gone = f"{self.info.name} was unloaded: call workbench.load({self.info.name!r}) again."
+        return gone if self._closed else ""
 
     def request(self, trace: Trace) -> Request:
         """``LoadedModel`` has it."""

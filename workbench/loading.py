@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import os
 import sys
 import threading
@@ -36,7 +37,7 @@ def _registry() -> Any:
     made = sys.modules.get(name)
     if made is None:
         made = sys.modules.setdefault(name, types.ModuleType(name))
-    for part, make in (("models", dict), ("lock", threading.RLock), ("loading", threading.RLock)):
+    for part, make in (("models", dict), ("names", dict), ("lock", threading.RLock), ("loading", threading.RLock)):
         if part not in made.__dict__:  # also of one that an earlier release has made in this kernel
             made.__dict__.setdefault(part, make())
     return made
@@ -126,6 +127,9 @@ def load(
                 _let_go(error)
                 raise
             with held.lock:
+                taken = loaded()
+                names = (model.name if n == 1 else f"{model.name} #{n}" for n in itertools.count(1))
+                held.names[id(model)] = next(name for name in names if name not in taken)
                 held.models[key] = model
         return model
 
@@ -136,35 +140,29 @@ def kept_most(free: int | None, needed: int) -> int:
 
 
 def loaded() -> dict[str, LoadedModel]:
-    """What this kernel holds, by name; a second load of one name with other arguments gets ``name #2``."""
+    """What this kernel holds, by name; a second load of one name with other arguments gets ``name #2`` and keeps it."""
     held = _registry()
-    out: dict[str, LoadedModel] = {}
     with held.lock:
-        for model in held.models.values():
-            name, n = model.name, 1
-            while name in out:
-                n += 1
-                name = f"{model.name} #{n}"
-            out[name] = model
-    return out
+        return {held.names.get(id(model), model.name): model for model in held.models.values()}
 
 
-def unload(name: str | None = None) -> None:
+def unload(name: str | LoadedModel | None = None) -> None:
     """Let go of a model's memory, or of all.
 
     Args:
-        name: As :func:`loaded` lists it; None is every model. A run in progress is waited for.
+        name: As :func:`loaded` lists it, or the model itself; None is every model. A run in progress is waited for.
 
     Raises:
-        ModelError: No model of this name is loaded.
+        ModelError: No such model is loaded.
     """
     held = _registry()
     with held.lock:
         have = loaded()
-        if name is not None and name not in have:
+        gone = [model for n, model in have.items() if name is None or name == n or name is model]
+        if name is not None and not gone:
             raise ModelError(f"{name!r} is not loaded; loaded: {', '.join(have) or 'nothing'}.")
-        gone = [model for n, model in have.items() if name in (None, n)]
         held.models = {k: m for k, m in held.models.items() if not any(m is g for g in gone)}
+        held.names = {i: n for i, n in held.names.items() if not any(i == id(g) for g in gone)}
     for model in gone:
         model._close()  # noqa: SLF001 (the registry is the model's owner)
 

@@ -260,7 +260,8 @@ def picked(name: str, picks: Picks, held: Any) -> np.ndarray:
     out = []
     for k in several(name, picks):
         if k not in held:
-            shown = ", ".join(map(str, held if len(held) <= 12 else [*held[:5], "…", held[-1]]))
+            there = [one for one in held if one >= 0]  # of positions of the prompt, tokens count from below 0
+            shown = ", ".join(map(str, there if len(there) <= 12 else [*there[:5], "…", there[-1]]))
             raise TraceError(f"{name}={k}: this reading holds {name} {shown or 'none'}: choose, or attend again.")
         out.append(held.index(k))
     return np.array(out)

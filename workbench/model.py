@@ -23,6 +23,7 @@ from workbench.prompt import Conversation, Prompter, Request, conversation, list
 from workbench.recording import Recorder
 from workbench.scoring import (
     UNASKED,
+    begun_with,
     check_same_words,
     completion_ids,
     forced_by,
@@ -276,11 +277,21 @@ class LoadedModel(Inspecting):
             return self._run(request, settings, began=began, on_token=on_token, stop=stop, forced=forced)[0]
 
     def again(self, trace: Trace, *, forced: Sequence[int] = (), **changes: Any) -> Trace:
-        """The same request once more, with some settings changed and first tokens forced (as for :meth:`branch`)."""
+        """The same request once more, with some settings changed.
+
+        Args:
+            trace: A run of this model.
+            forced: Token ids that the answer begins with; control tokens among them, but none that stands for media.
+            changes: As for :meth:`branch`.
+
+        Raises:
+            TraceError, PromptError, Incompatible: As for :meth:`branch`.
+        """
         began = time.perf_counter()
+        ids = begun_with(self._prompter, trace, forced)
         settings = changed(trace.settings, changes, scored=trace.finish == "scored", **self._limits())
         with self._lock:
-            return self._run(self.request(trace), settings, began=began, forced=list(forced))[0]
+            return self._run(self.request(trace), settings, began=began, forced=ids)[0]
 
     def behind_prompt(self, trace: Trace) -> tuple[Any, Any, int]:
         """A cache of a trace's prompt, free to be extended, the last hidden state (1, hidden size), and its length."""
@@ -316,9 +327,9 @@ class LoadedModel(Inspecting):
         now = self._now()
         if same_model and trace.model.identity != now.identity:
             raise Incompatible(
-                f"This trace is of {_identity(trace.model)}; this model is {_identity(now)}"
-                f"{', its weights changed since they were loaded' if now is not self.info else ''}. Load that model, or "
-                "ask this one again."
+                f"This trace is of {trace.model.named}; this model is {now.named}"
+                f"{', its weights changed since they were loaded' if now is not self.info else ''}. Load that model, "
+                "or ask this one again."
             )
         check_media(trace)
         talk = Conversation(tuple(dict(m) for m in trace.prompt.messages), trace.images, trace.audio, trace.video)
@@ -425,7 +436,7 @@ class LoadedModel(Inspecting):
         return trace, run
 
     def _now(self) -> ModelInfo:
-        """What runs: ``info``, with a hash of the weights as they are where they were changed since they were loaded."""
+        """What runs: ``info``, with another hash of weights that were changed since they were loaded."""
         changed = self._engine.changed
         return replace(self.info, weights_hash=changed) if changed else self.info
 
@@ -438,7 +449,3 @@ class LoadedModel(Inspecting):
 
 def _never() -> bool:
     return False
-
-
-def _identity(info: ModelInfo) -> str:
-    return f"{info.variant} (revision {info.revision}, {info.quantization}, weights {info.weights_hash[:12]})"

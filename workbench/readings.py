@@ -25,9 +25,10 @@ from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention, Layer, Sink
 from workbench.maps import Map, counted, rank_correlation, run_key, several
 from workbench.occlusions import Occlusion
+from workbench.trace import Trace
 
 if TYPE_CHECKING:
-    from workbench.trace import ModelInfo, Trace
+    from workbench.trace import ModelInfo
 
 __all__ = [
     "QUESTIONS",
@@ -79,7 +80,9 @@ def can(inspector: Any, question: str, trace: Trace | None = None) -> str:
     if inspector is None:
         return "No model is loaded for this trace: pass inspector=."
     if trace is not None and inspector.info.identity != trace.model.identity:
-        return f"This trace is of {trace.model.variant}, the inspector of {inspector.info.variant}."
+        mine, theirs = trace.model, inspector.info
+        which = (mine.variant, theirs.variant) if mine.variant != theirs.variant else (mine.named, theirs.named)
+        return f"This trace is of {which[0]}, the inspector of {which[1]}."
     if not callable(getattr(inspector, question, None)):
         return f"{type(inspector).__name__} cannot answer {question}."
     reason = getattr(inspector, "lacks", None)
@@ -100,8 +103,14 @@ def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
         Incompatible: An answer is another model's.
         TraceError: It is of another trace.
     """
+    if not isinstance(trace, Trace):
+        raise TraceError(
+            f"keep takes a trace, then answers about it; {type(trace).__name__} {trace!r:.60} is no Trace."
+        )
     readings = dict(trace.readings)
     for answer in answers:
+        if not isinstance(answer, (Attention, Lens, Occlusion)):
+            raise TraceError(f"{type(answer).__name__} {answer!r:.60} is no answer of attend, lens or occlude.")
         if tuple(answer.identity) != trace.model.identity:
             raise Incompatible(f"{answer!r} is of the model {answer.identity}, the trace of {trace.model.identity}.")
         reading = answer.to_reading()
@@ -151,6 +160,8 @@ class Recorded:
     """
 
     def __init__(self, trace: Trace) -> None:
+        if not isinstance(trace, Trace):
+            raise TraceError(f"Recorded takes a trace; {type(trace).__name__} {trace!r:.60} is none.")
         self.trace = trace
         self.info = trace.model
 

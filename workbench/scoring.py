@@ -6,7 +6,7 @@ The logic behind ``LoadedModel.score``, ``branch`` and ``speedup``.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNASKED",
+    "begun_with",
     "check_same_words",
     "completion_ids",
     "divergence",
@@ -117,6 +118,21 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
     if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
         token = [token]
     return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token, "token")]
+
+
+def begun_with(prompter: Any, trace: Trace, forced: Any) -> list[int]:
+    """Token ids that an answer to a trace's prompt is to begin with; none is fine.
+
+    Raises:
+        TraceError: It is no trace.
+        PromptError: They are no token ids, or one stands for a patch or frame.
+    """
+    if not isinstance(trace, Trace):
+        raise TraceError(f"{type(trace).__name__} {trace!r:.60} is no Trace.")
+    if isinstance(forced, str) or not isinstance(forced, Iterable):
+        raise PromptError(f"forced={forced!r:.60}: expected token ids.")
+    ids = list(forced)
+    return completion_ids(prompter, ids, "forced") if ids else []
 
 
 def room_for(forced: list[int], settings: Settings, at: int, token: Any) -> None:

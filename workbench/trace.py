@@ -90,6 +90,11 @@ class ModelInfo:
         """What makes two models the same."""
         return (self.variant, self.revision, self.quantization, self.weights_hash)
 
+    @property
+    def named(self) -> str:
+        """The same in words."""
+        return f"{self.variant} (revision {self.revision}, {self.quantization}, weights {self.weights_hash[:12]})"
+
 
 @dataclass(frozen=True)
 class Settings:
