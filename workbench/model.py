@@ -357,9 +357,8 @@ class LoadedModel(Inspecting):
     def forget(self) -> None:
         """Let go of what is kept of earlier prompts, so that the next one is computed from its start.
 
-        Call it after a change that nobody can see: another attribute of a module, as ``self_attn.scaling``, or a few
-        numbers of a large weight written through ``.data``. Otherwise nothing is kept or used while a hook of yours is
-        on the model or a module of it is another, and all of it goes when a weight changes.
+        Call it after a change that nobody sees: an attribute such as ``self_attn.scaling``, or a few numbers of a large
+        weight written through ``.data``. Under a hook nothing is kept or used; when a weight changes, all of it goes.
         """
         with self._lock:
             self._prefixes.clear()
