@@ -46,7 +46,7 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "The model",
         "What `workbench.load` returns. It is an `Inspector`: views ask it for more.",
-        ("workbench.model.LoadedModel", "workbench.tools.answered"),
+        ("workbench.model.LoadedModel", "workbench.messages", "workbench.tools.answered"),
     ),
     (
         "The trace",

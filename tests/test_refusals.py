@@ -321,3 +321,17 @@ def test_a_model_that_was_unloaded_can_be_asked_nothing():
     other = replace(trace, model=replace(trace.model, quantization="int8"))
     assert "pocket (revision" in can(workbench.load("pocket", progress=False), "attend", other)
     assert "int8" in can(workbench.load("pocket", progress=False), "attend", other)
+
+
+def test_what_was_said_and_shown_can_be_changed_and_asked_again():
+    model = workbench.load("pocket", progress=False)
+    first = model.ask("What is at the top left?", images=[SCENE], temperature=0)
+    assert len(workbench.messages(first, answer=True)) == 2
+    same = model.ask(None, history=workbench.messages(first), temperature=0)
+    assert same.prompt.ids.tolist() == first.prompt.ids.tolist()
+    said = workbench.messages(first)
+    said[-1]["content"][-1]["text"] = "What is at the bottom right?"
+    other = model.ask(None, history=said, temperature=0)
+    asked = model.ask("What is at the bottom right?", images=[SCENE], temperature=0)
+    assert other.tokens.token_id.tolist() == asked.tokens.token_id.tolist()
+    assert first.question == "What is at the top left?", "the trace is not what was changed"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import DoesNotFit, Incompatible, MediaError, ModelError, PromptError, TraceError, WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.conversation import messages
     from workbench.diff import compare
     from workbench.loading import load, loaded, unload
     from workbench.planning import plan
@@ -33,12 +34,14 @@ __all__ = [
     "compare",
     "load",
     "loaded",
+    "messages",
     "plan",
     "unload",
 ]
 
 _WHERE = {"Trace": "workbench.trace", "compare": "workbench.diff", "load": "workbench.loading",
-          "loaded": "workbench.loading", "plan": "workbench.planning", "unload": "workbench.loading"}  # fmt: skip
+          "loaded": "workbench.loading", "messages": "workbench.conversation", "plan": "workbench.planning",
+          "unload": "workbench.loading"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from workbench.media import Audio, Image, Video, load_audio, load_image, load_vi
 from workbench.trace import Trace
 from workbench.turns import EXTRAS, check_extras, sound_text
 
-__all__ = ["Conversation", "conversation", "listed"]
+__all__ = ["Conversation", "conversation", "listed", "messages"]
 
 _ROLES = {
     "system": "system",
@@ -122,6 +122,31 @@ def conversation(
         )
     held = {kind: tuple(loaded) for kind, loaded in media.held.items()}
     return Conversation(tuple(turns), held["image"], held["audio"], held["video"])
+
+
+def messages(trace: Trace, *, answer: bool = False) -> list[dict[str, Any]]:
+    """What was said and shown to get a trace, to be changed and asked again with ``model.ask(None, history=…)``.
+
+        said = messages(trace)
+        said[-1]["content"][-1]["text"] = "And at the bottom?"
+        model.ask(None, history=said)
+
+    Args:
+        trace: Any.
+        answer: Its answer too, as a turn of the model's.
+
+    Returns:
+        ``{"role": …, "content": [{"type": "text", "text": …}, {"type": "image", "image": …}, …]}`` for each turn, with
+        the pictures, sounds and videos themselves.
+    """
+    held: dict[str, tuple[Any, ...]] = {"image": trace.images, "audio": trace.audio, "video": trace.video}
+
+    def part(p: Mapping[str, Any]) -> dict[str, Any]:
+        kind = p["type"]
+        return dict(p) if kind == "text" else {"type": kind, kind: held[kind][p["index"]]}
+
+    made = [{**m, "content": [part(p) for p in m["content"]]} for m in trace.prompt.messages]
+    return [*made, {"role": "model", "content": [{"type": "text", "text": trace.text}]}] if answer else made
 
 
 def listed(sources: Any, kind: str) -> list[Any]:

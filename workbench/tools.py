@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.archive import json_bytes
+from workbench.conversation import messages
 from workbench.errors import PromptError, TraceError
 from workbench.toolcalls import Call
 from workbench.trace import Trace
@@ -241,11 +242,4 @@ def answered(trace: Trace, results: Sequence[Any]) -> list[dict[str, Any]]:
         except (TypeError, ValueError) as error:
             raise PromptError(f"The result of {call} is no text and no JSON ({error}).") from None
         made.append(Result(call, content, failed=False))
-    held = {"image": trace.images, "audio": trace.audio, "video": trace.video}
-
-    def part(p: Mapping[str, Any]) -> dict[str, Any]:
-        kind = p["type"]
-        return dict(p) if kind == "text" else {"type": kind, kind: held[kind][p["index"]]}
-
-    before = [{**m, "content": [part(p) for p in m["content"]]} for m in trace.prompt.messages]
-    return [*before, *turns_of(trace.text, trace.thought, made)]
+    return [*messages(trace), *turns_of(trace.text, trace.thought, made)]
