@@ -284,6 +284,9 @@ class LoadedModel(Inspecting):
             forced: Token ids that the answer begins with; control tokens among them, but none that stands for media.
             changes: As for :meth:`branch`.
 
+        Returns:
+            The new run.
+
         Raises:
             TraceError, PromptError, Incompatible: As for :meth:`branch`.
         """
@@ -408,7 +411,7 @@ class LoadedModel(Inspecting):
         config = configure(self.transformer.generation_config, settings)
         run = within(self, f"a prompt of {T:,} tokens and its answer", lambda: generate(
             self._engine, request, config, strategy, recorder, seed=settings.seed,
-            stopped=stop.is_set if stop is not None else _never, room=room, forced=forced, whole=score,
+            stopped=stop.is_set if stop is not None else bool,  # which says False room=room, forced=forced, whole=score,
         ))  # fmt: skip
         rounds = strategy.rounds()
         tokens = recorder.tokens(rounds.draft_ids)
@@ -444,7 +447,3 @@ class LoadedModel(Inspecting):
             self._prompter.decode(said[s.start - start : s.stop - start].tolist()) for s in segments if s.kind == kind
         ]
         return "".join(parts) if kind == "text" else "\n".join(_LABEL.sub("", part) for part in parts)
-
-
-def _never() -> bool:
-    return False
