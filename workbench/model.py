@@ -411,7 +411,7 @@ class LoadedModel(Inspecting):
         config = configure(self.transformer.generation_config, settings)
         run = within(self, f"a prompt of {T:,} tokens and its answer", lambda: generate(
             self._engine, request, config, strategy, recorder, seed=settings.seed,
-            stopped=stop.is_set if stop is not None else bool,  # which says False room=room, forced=forced, whole=score,
+            stopped=stop.is_set if stop is not None else bool, room=room, forced=forced, whole=score,  # bool(): False
         ))  # fmt: skip
         rounds = strategy.rounds()
         tokens = recorder.tokens(rounds.draft_ids)
