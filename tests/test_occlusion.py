@@ -338,3 +338,35 @@ def test_what_is_wrong_is_said(model, trace):
     plain = model.ask("What?", max_new_tokens=1, temperature=0)
     with pytest.raises(TraceError, match="no media at all"):
         model.occlude(plain)
+
+
+def test_one_word_against_another_is_the_difference_of_the_two(model, trace):
+    """By two occlusions of two runs: one of the answer, one of the branch that says the other word there."""
+    mine = model.occlude(trace, token=1, size=1)
+    other = int(next(i for i in trace.tokens.top_ids[1] if i != trace.tokens.token_id[1]))
+    branch = model.branch(trace, 1, other, max_new_tokens=2)
+    theirs = model.occlude(branch, token=1, size=1)
+    both = model.occlude(trace, token=1, size=1, against=other)
+    np.testing.assert_allclose(both.values, mine.values - theirs.values, atol=2e-5)
+    assert both.base == pytest.approx(mine.base - theirs.base, abs=1e-5)
+    assert both.against == other
+    assert "rather than" in both.map.about
+    kept = keep(trace, mine, both)
+    assert len(kept.readings) == len(trace.readings) + 2
+    recorded = Recorded(kept)
+    assert recorded.occlude(kept, 1).against is None
+    assert recorded.occlude(kept, 1, against=other).values.tolist() == both.values.tolist()
+    with pytest.raises(TraceError, match="holds no occlusion"):
+        recorded.occlude(kept, 1, against=5)
+
+
+@pytest.mark.parametrize(
+    ("token", "against", "said"),
+    [(1, " red blue", "is 2 tokens"), ([0, 1], " blue", "goes with one token="), (1, 99_999, "holds token id 99999"),
+     (1, True, "expected a text, or token ids"), (1, "", "is empty"), (1, None, "")],
+)  # fmt: skip
+def test_words_that_nothing_can_be_against(model, trace, token, against, said):
+    if not said:
+        against, said = int(trace.tokens.token_id[1]), "is token 1 itself"
+    with pytest.raises(PromptError, match=said):
+        model.occlude(trace, token=token, against=against)

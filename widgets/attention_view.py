@@ -286,7 +286,7 @@ class AttentionView(View):
         metas = [r["meta"] for r in self.trace.readings.values() if isinstance(r["meta"], dict)]
         # compared as texts: a stranger's trace may hold anything there
         kept = Recorded(self.trace)
-        hidden = metas if not kept.lacks("occlude") else []
+        hidden = [m for m in metas if m.get("against") is None] if not kept.lacks("occlude") else []
         held = {str([m.get("tokens"), m.get("over"), m.get("media")]) for m in hidden if m.get("kind") == "occlusion"}
         shown = [(kind, one["media"]) for kind, name in (("image", "pictures"), ("audio", "sounds"))
                  for one in self._all[name]]  # fmt: skip

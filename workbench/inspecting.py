@@ -14,7 +14,7 @@ from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention
 from workbench.occlusion import occlude
 from workbench.occlusions import Occlusion
-from workbench.scoring import measure
+from workbench.scoring import measure, one_word
 from workbench.settings import whole
 from workbench.shortage import within
 from workbench.trace import ModelInfo, Trace
@@ -128,12 +128,13 @@ class Inspecting:
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: Literal["image", "audio", "text"] = "image",
         media: int = 0, *, how: str | None = None, size: int | None = None, tile: int | None = None,
-        stop: threading.Event | None = None,
+        against: int | str | None = None, stop: threading.Event | None = None,
     ) -> Occlusion:  # fmt: skip
         """Which patches, frames or words matter: each is hidden in turn, and the tokens are scored again.
 
             model.occlude(trace, token=3).values          # (rows, cols): nats that 3 × 3 patches are worth
             model.occlude(trace, token=3, size=1).values  # without each patch alone
+            model.occlude(trace, token=1, against=" blue").values  # what spoke for red rather than blue
 
         Args:
             trace: A run of this model.
@@ -146,6 +147,9 @@ class Inspecting:
                 patches or frames, 1 word. A thing covers several patches and each tells of it: alone, few are missed.
             tile: Hide tiles of so many places a side first, then the places of the quarter of tiles that matters most.
                 1 hides every place alone; None does so up to 128 places.
+            against: Another word, a token id or a text of one token, in the place of the one ``token``: what is
+                measured is the difference of the two logprobs, which is that of the logits. What makes every word less
+                probable, or more, drops out of it.
             stop: An event that ends it.
 
         Returns:
@@ -160,7 +164,7 @@ class Inspecting:
             request = self.request(trace)
             return within(self, f"occlusion in {_long(trace)}", lambda: occlude(
                 self._engine, request, trace, self._prompter.reader, token=token, over=over, media=media, how=how,
-                size=size, tile=tile, stop=stop,
+                size=size, tile=tile, against=one_word(self._prompter, against, "against"), stop=stop,
             ))  # fmt: skip
 
     def nearest(

@@ -50,9 +50,12 @@ _REFINED = 0.25  # of the tiles, those that matter most, place by place
 def occlude(
     engine: Engine, request: Request, trace: Trace, reader: Reader, *, token: Any = None, over: str = "image",
     media: int = 0, how: str | None = None, size: int | None = None, tile: int | None = None,
-    stop: Any = None,
+    against: tuple[int, str] | None = None, stop: Any = None,
 ) -> Occlusion:  # fmt: skip
-    """The drop of some tokens' logprob by each hidden place. See ``LoadedModel.occlude``."""
+    """The drop of some tokens' logprob by each hidden place. See ``LoadedModel.occlude``.
+
+    ``against`` is the id and piece of another word in the place of the one token, whose logprob is taken off.
+    """
     import torch
 
     if over not in HOW:
@@ -68,6 +71,10 @@ def occlude(
     tokens = sorted({trace.index(k) for k in (range(n) if token is None else several("token", token))})
     if not tokens:
         raise PromptError("This answer has no tokens whose probability could change.")
+    if against is not None and len(tokens) != 1:
+        raise PromptError(f"against={against[1]!r} goes with one token=; {len(tokens)} were asked about.")
+    if against is not None and against[0] == int(trace.tokens.token_id[tokens[0]]):
+        raise PromptError(f"against={against[1]!r} is token {tokens[0]} itself: name another word.")
     segments = _places(trace, over, media)
     size = size or _usual(over, segments[0])
     positions = np.concatenate([np.arange(s.start, s.stop) for s in segments])
@@ -85,14 +92,16 @@ def occlude(
             hole = (_Rows if engine.direct else _Tower)(engine, feature, values)
         runner = _Runner(
             engine, request, trace, embedded(engine, request, ids[:-1]), per_layer(engine, request, ids[:-1]), hole,
-            positions, tokens, over == "image" or isinstance(hole, _Tower), stop,
+            positions, tokens, over == "image" or isinstance(hole, _Tower), stop, against and against[0],
         )  # fmt: skip
         drops, fine = _measure(runner, Blocks.over(segments, positions, size), tile)
     words = "".join(trace.tokens.piece[k] for k in tokens[:6]).strip()
     block = "" if size == 1 else f" in blocks of {size} × {size}" if over == "image" else f" in runs of {size}"
+    other = "" if against is None else f" rather than {against[1].strip()!r}"
     more: dict[str, Any] = {
-        "unit": "drop of logprob, nats", "about": f"token {listed(tokens)} ({words!r}), {over} hidden by {how}{block}",
-    }  # fmt: skip
+        "unit": "drop of logprob, nats" if against is None else "drop of logprob difference, nats",
+        "about": f"token {listed(tokens)} ({words!r}{other}), {over} hidden by {how}{block}",
+    }
     if over == "text":
         values = np.full(len(trace.ids), np.nan, np.float32)
         measured = np.zeros(len(trace.ids), bool)
@@ -102,7 +111,7 @@ def occlude(
         made = laid_out(segments, over, media, drops, **more)
     return Occlusion(
         map=made, tokens=np.array(tokens), base=runner.base, fine=fine, how=how, size=size,
-        passes=runner.passes, identity=trace.model.identity, run=run_key(trace),
+        passes=runner.passes, identity=trace.model.identity, run=run_key(trace), against=against and against[0],
     )  # fmt: skip
 
 
@@ -202,6 +211,7 @@ class _Runner:
     tokens: list[int]
     whole_block: bool
     stop: Any
+    against: int | None = None
 
     def __post_init__(self) -> None:
         import torch
@@ -250,7 +260,7 @@ class _Runner:
         return [self.base - float(score) for score in self._score(given, own, start, cache)]
 
     def _score(self, given: torch.Tensor, own: torch.Tensor | None, start: int, cache: Any) -> torch.Tensor:
-        """(B,) summed logprob of the tokens."""
+        """(B,) summed logprob of the tokens; where there is one to be against, less that one's."""
         import torch
 
         engine = self.engine
@@ -264,7 +274,10 @@ class _Runner:
         ).last_hidden_state[:, self.rows - start]  # (B, tokens, D)  # fmt: skip
         total = torch.zeros(len(given), dtype=torch.float64)
         for k, row in enumerate(out.transpose(0, 1)):
-            total += engine.logits(row).log_softmax(dim=-1)[:, self.ids[k]].cpu().double()
+            logprob = engine.logits(row).log_softmax(dim=-1)
+            total += logprob[:, self.ids[k]].cpu().double()
+            if self.against is not None:
+                total -= logprob[:, self.against].cpu().double()
         return total
 
 

@@ -32,6 +32,8 @@ class Occlusion:
         passes: Variants that were run.
         identity: Of the model.
         run: What tells the run it is of from others; empty where that is not known.
+        against: Token id of the word that the one token was measured against; None where it was measured alone. Then
+            ``map`` and ``base`` are of the difference of the two logprobs.
     """
 
     map: Map
@@ -43,6 +45,7 @@ class Occlusion:
     passes: int
     identity: tuple[str, ...]
     run: str = ""
+    against: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", frozen(self.tokens, np.int32))
@@ -67,6 +70,8 @@ class Occlusion:
             "size": self.size, "tokens": self.tokens.tolist(), "base": self.base, "passes": self.passes,
             "identity": list(self.identity), "run": self.run, "about": self.map.about, "unit": self.map.unit,
         }  # fmt: skip
+        if self.against is not None:
+            meta["against"] = self.against
         return {"meta": meta, "arrays": {"values": self.map.values.ravel(), "fine": self.fine}}
 
     @classmethod
@@ -91,6 +96,7 @@ class Occlusion:
                 map=made, tokens=np.array([int(k) for k in meta["tokens"]], np.int32), base=float(meta["base"]),
                 fine=arrays["fine"], how=str(meta["how"]), size=int(meta.get("size", 1)), passes=int(meta["passes"]),
                 identity=tuple(meta["identity"]), run=run,
+                against=None if meta.get("against") is None else int(meta["against"]),
             )  # fmt: skip
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TraceError(f"A reading of an occlusion in this trace is broken: {error!r}.") from error

@@ -146,7 +146,8 @@ def _name(meta: dict[str, Any]) -> str:
     if len(tokens) > 40:  # names are short; a hash tells long lists apart
         tokens = hashlib.blake2b(tokens.encode(), digest_size=12).hexdigest()
     block = "" if meta.get("size", 1) == 1 else f"{meta['size']}."
-    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.{block}t{tokens}"
+    other = "" if meta.get("against") is None else f"-against-{meta['against']}"
+    return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.{block}t{tokens}{other}"
 
 
 class Recorded:
@@ -220,7 +221,7 @@ class Recorded:
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
         how: str | None = None, size: int | None = None, tile: int | None = None,  # noqa: ARG002 (as for attend)
-        stop: Any = None,  # noqa: ARG002
+        against: int | None = None, stop: Any = None,  # noqa: ARG002
     ) -> Occlusion:  # fmt: skip
         """The occlusion that was kept for the same token or tokens.
 
@@ -229,6 +230,7 @@ class Recorded:
             token, over, media: As for ``LoadedModel.occlude``.
             how: None: whatever stood in.
             size: None: whatever was hidden around each place; of several that were kept, the first.
+            against: A token id; None is one of the token alone.
             tile, stop: As for ``LoadedModel.occlude``; nothing here takes long.
 
         Returns:
@@ -241,7 +243,7 @@ class Recorded:
         tokens = sorted({trace.index(k) for k in wanted})
         for reading in self._asked("occlude", trace):
             meta = reading["meta"]
-            if (*_over(reading), meta.get("tokens")) == (over, media, tokens) and (
+            if (*_over(reading), meta.get("tokens"), meta.get("against")) == (over, media, tokens, against) and (
                 how in (None, meta.get("how")) and size in (None, meta.get("size", 1))
             ):
                 return Occlusion.from_reading(reading, self.trace)

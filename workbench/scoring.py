@@ -33,6 +33,7 @@ __all__ = [
     "forced_by",
     "held",
     "measure",
+    "one_word",
     "prompt_logprobs",
     "room_for",
     "with_reference",
@@ -118,6 +119,21 @@ def forced_by(prompter: Any, trace: Trace, at: Any, token: Any) -> list[int]:
     if isinstance(token, (int, np.integer)) and not isinstance(token, bool):
         token = [token]
     return [*trace.tokens.token_id[:at].tolist(), *completion_ids(prompter, token, "token")]
+
+
+def one_word(prompter: Any, word: Any, name: str) -> tuple[int, str] | None:
+    """Id and piece of a word that is one token; None is None.
+
+    Raises:
+        PromptError: There is no such token, or the text is several.
+    """
+    if word is None:
+        return None
+    ids = completion_ids(prompter, [word] if isinstance(word, (int, np.integer)) else word, name)
+    if len(ids) > 1:
+        pieces = " · ".join(prompter.piece(i) for i in ids)
+        raise PromptError(f"{name}={word!r} is {len(ids)} tokens ({pieces}): name one, or its id.")
+    return ids[0], prompter.piece(ids[0])
 
 
 def begun_with(prompter: Any, trace: Trace, forced: Any) -> list[int]:
