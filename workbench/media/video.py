@@ -189,6 +189,7 @@ def video_from_record(
     fps: float,
     frames_in: int,
     notes: Sequence[str] = (),
+    known: dict[bytes, Image] | None = None,
 ) -> Video:
     """Read an embedded video back from a trace, with the checks of any stranger's file.
 
@@ -198,6 +199,7 @@ def video_from_record(
         stills: The PNG of each frame, as in ``Video.stills``.
         seconds: When each is shown.
         duration_ms, fps, frames_in, notes: Of the original.
+        known: Frames by their PNG that other videos of the trace have already; those of this one are added.
 
     Returns:
         The video that was saved: the same pixels, times and hash.
@@ -212,7 +214,7 @@ def video_from_record(
     whole = np.isfinite([*times, duration_ms, fps]).all() and frames_in >= len(stills)
     if not whole or times[0] < 0 or (np.diff(times) < 0).any() or duration_ms < 0 or not fps > 0:
         raise MediaError(f"{label}: its times are not those of a video. Expected ascending seconds.")
-    decoded: dict[bytes, Image] = {}
+    decoded = {} if known is None else known
     for data in stills:
         size = containers.header_size("PNG", data)
         if size is not None and math.prod(size) > MAX_FRAME_PIXELS:
