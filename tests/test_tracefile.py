@@ -126,6 +126,16 @@ def test_readings_come_back(good):
             assert np.array_equal(got, array, equal_nan=array.dtype.kind == "f")
 
 
+def test_names_with_points_come_back(tmp_path):
+    arrays = {"v.": np.arange(3), "a..b": np.arange(2), "c...npy": np.arange(1)}
+    trace = make_trace(readings={"run..2": {"meta": 1, "arrays": arrays}, "x.": {"meta": 2, "arrays": {}}})
+    trace.save(tmp_path / "a.trace")
+    back = Trace.load(tmp_path / "a.trace")
+    assert sorted(back.readings) == ["run..2", "x."]
+    assert {name: array.tolist() for name, array in back.readings["run..2"]["arrays"].items()} == {
+        "v.": [0, 1, 2], "a..b": [0, 1], "c...npy": [0]}  # fmt: skip
+
+
 def test_equal_traces_give_equal_bytes_and_no_trace_of_when(tmp_path):
     for name in "ab":
         make_trace(rounds=2, readings=READINGS).save(tmp_path / name)
@@ -287,7 +297,8 @@ def test_versions(good):
 @pytest.mark.parametrize(
     "name",
     ["../evil.json", "/etc/passwd", "media/../../x.png", "C:\\x", "media/" + "A" * 64 + ".png",
-     "readings/../trace.json", "readings/a/b/c.npy", "trace.pkl", "media/", "readings/é/meta.json"],
+     "readings/../trace.json", "readings/a/..", "..", "readings/a/../b.npy", "readings/a/b/c.npy",
+     "trace.pkl", "media/", "readings/é/meta.json"],
 )  # fmt: skip
 def test_members_that_no_trace_has(good, name):
     refused(pack(good, members(good) | {name: b"x"}), "which no trace does|no trace is|does not mention")
@@ -631,6 +642,24 @@ def test_too_many_or_too_large_frames_are_refused_before_one_is_read(good, monke
     refused(with_video(good, 2, frame), f"has {len(frame)} bytes. Expected at most {len(frame) - 1}")
     assert reads["trace.json"] == 2
     assert f"media/{sha256(frame).hexdigest()}.png" not in reads
+
+
+def test_an_array_is_named_once(good):
+    refused(changed(good, lambda a: a["readings"]["attention"].append("map")), "an array of reading 'attention' twice")
+
+
+def test_a_picture_that_is_shown_twice_counts_once(tmp_path, monkeypatch):
+    """Saving and loading count alike."""
+    assert tracecheck.MAX_DECODED > 15 * 24_000_000 * 3, "a class's photographs"
+    one, trace = make_image(30, 50), make_trace(images=((30, 50),) * 3, audio=())  # 4,500 bytes of pixels each
+    trace = replace(trace, images=(one, replace(one, name="b.png"), make_image(30, 50)))
+    for module in (tracecheck, tracemedia):
+        monkeypatch.setattr(module, "MAX_DECODED", 4_500)
+    trace.save(tmp_path / "a.trace")
+    assert len(Trace.load(tmp_path / "a.trace").images) == 3
+    other = replace(trace, images=(one, one, make_image(30, 50, seed=1)))
+    with pytest.raises(TraceError, match=r"3 media of 9,000 bytes decoded\. Expected at most 1000 and 4,500"):
+        other.save(tmp_path / "b.trace")
 
 
 def test_records_of_one_picture_or_sound_are_decoded_once_with_names_and_notes_of_their_own(tmp_path, monkeypatch):

@@ -54,8 +54,8 @@ _MEMBER = re.compile(
     rf"|media/[0-9a-f]{{64}}\.(?:png|jpg|webp|wav)|readings/{READING_NAME}/(?:meta\.json|{READING_NAME}\.npy)",
     re.ASCII,
 )
-# of any version: what a newer one adds is to be told as such
-_PLAIN = re.compile(r"(?!/)(?:(?!\.\.)[A-Za-z0-9_.,=+/-]){1,250}", re.ASCII)
+# of any version: what a newer one adds is to be told as such; ".." is no folder, "a..b" may be a name
+_PLAIN = re.compile(r"(?!/|(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_.,=+/-]{1,250}", re.ASCII)
 _TOP = ("top_ids", "top_logprob", "top_sample_logprob")
 _DRAFTS = ("draft_ids", "draft_logprob", "target_logprob")
 _BOXES = ("left", "top", "right", "bottom")
@@ -286,13 +286,16 @@ _SEGMENT = {"kind": str, "start": int, "stop": int, "media": int, "role": str, "
 
 def _readings(archive: Archive, about: dict) -> dict[str, Any]:
     index = get(about, "readings", dict)
-    return {
-        name: {
+    made: dict[str, Any] = {}
+    for name in index:
+        arrays = strings(index, name)
+        if len(set(arrays)) < len(arrays):
+            raise TraceError(f"trace.json in it names an array of reading {name[:80]!a} twice. Expected each once.")
+        made[name] = {
             "meta": archive.json(f"readings/{name}/meta.json"),
-            "arrays": {array: archive.array(f"readings/{name}/{array}.npy") for array in strings(index, name)},
+            "arrays": {array: archive.array(f"readings/{name}/{array}.npy") for array in arrays},
         }
-        for name in index
-    }
+    return made
 
 
 # --- paths ----------------------------------------------------------------------------------------------------------
