@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from workbench.errors import MediaError
-from workbench.media import containers, sources
+from workbench.media import boxes, containers, sources
 from workbench.media.images import Image, image_from_record, load_image
 from workbench.media.pixels import check_dimensions, from_array
 
@@ -322,6 +322,8 @@ def _check_length(seconds: float, label: str, most: float) -> None:
 def _from_file(file: BinaryIO, label: str, count: int, max_seconds: float) -> Video:
     kind = _format(file.read(sources.HEAD), label)
     digest = sources.sha256_of(file)
+    if kind == "MP4":
+        boxes.check_samples(file, label)
     with _opened(file, kind, label) as (container, stream):
         check_dimensions(stream.width, stream.height, label, _MAX_PIXELS)
         times, length = _schedule(container, stream, label, max_seconds)
