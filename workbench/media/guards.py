@@ -70,7 +70,8 @@ def gif_without_comments(data: bytes, label: str) -> bytes:
     Raises:
         MediaError: The frame comes after more than ``MAX_BLOCKS`` blocks.
     """
-    kept, begin = [], 0
+    kept: list[bytes] = []
+    begin = 0
     at, left = 13 + containers.colour_table(data, 10), MAX_BLOCKS
 
     def block() -> bytes:
