@@ -182,6 +182,16 @@ def test_long_answers_stay_small_and_say_what_is_left_out():
     assert "%" in page.of("t")[700]["title"]
 
 
+@pytest.mark.parametrize(("piece", "shown"), [("x", "x" * 400 + "…"), ("\n", "↵" * 400 + "\n" * 400 + "…")])
+def test_tokens_that_are_long_texts_are_cut(piece, shown):
+    trace = make_trace(tokens=9)
+    long = lambda n: to_html(replace(trace, tokens=replace(trace.tokens, piece=(piece * n,) * 9)))  # noqa: E731
+    html = long(50_000)
+    assert shown in Page(html).text
+    assert len(html) == len(long(5_000))
+    assert "…</span>" not in long(400).replace(display._visible(piece * 400), "")
+
+
 def test_many_pictures_and_segments_stay_small():
     html = to_html(make_trace(images=((300, 500),) * 40, names=tuple(f"{k}.png" for k in range(40))))
     assert html.count("<img") == 12

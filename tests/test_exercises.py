@@ -161,6 +161,8 @@ def test_a_page_cannot_take_the_columns_of_the_table_or_run_in_a_spreadsheet(fol
     table = lessons.collect(folder)
     assert table.columns.tolist() == ["file", "name", "right", "03.2"]
     assert table.iloc[0].tolist() == ["report-1-1.html", "'=1+1", 1, "right"]
+    path.rename(folder / "=1+1.html")
+    assert lessons.collect(folder)["file"].tolist() == ["'=1+1.html"]
     deep = "[" * 100_000
     (folder / "deep.html").write_text(f'<script type="application/json" id="workbench-report">{deep}</script>')
     with pytest.raises(WorkbenchError, match=r"deep\.html"):

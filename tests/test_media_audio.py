@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from workbench.errors import MediaError
-from workbench.media import Audio, audio_from_record, load_audio
+from workbench.media import Audio, audio_from_record, load_audio, mpeg
 from workbench.media.containers import wav
 
 RNG = np.random.default_rng(11)
@@ -483,6 +483,55 @@ def test_hostile_headers(data, capfd):
     with pytest.raises(MediaError, match=r"^memo\.wav: "):
         load_audio(data, name="memo.wav")
     assert "Traceback" not in capfd.readouterr().err
+
+
+FLOOD = b"\xff\xfb\x10\x64" + b"\xff\xfb\x00\x00" * 2000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [FLOOD, b"ID3\4\0\0\0\0\1\0" + bytes(128) + FLOOD, b"ID3\4\0\0\0\0\1\0" + bytes(40_000) + FLOOD,
+     FLOOD[:4] + bytes(100) + (b"\xff\xfb\x12\x04" + bytes(108)) * 2000],
+    ids=range(4),
+)  # fmt: skip
+def test_an_mp3_without_frames_is_refused_before_it_fills_the_log(data, capfd):
+    with pytest.raises(MediaError, match=r"this MP3 is broken: more than 100 of its frames"):
+        load_audio(data)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "CONSTANT"), (2, "VARIABLE")])
+def test_honest_mp3_files_are_made_of_frames(rate, channels, mode, monkeypatch):
+    """Also behind a picture, before tags, cut anywhere, and with some bytes lost."""
+    file = io.BytesIO()
+    soundfile.write(file, tone(seconds=1, rate=rate, channels=channels), rate, format="MP3", bitrate_mode=mode,
+                    compression_level=0.5)  # fmt: skip
+    data = file.getvalue()
+    tag, tail = b"ID3\4\0\0\0\0\x27\x10" + b"\xff\xfb\x10\x64" * 1252, b"TAG" + bytes(125)
+    ape = b"APETAGEX" + struct.pack("<4I", 2000, 64, 1, 1 << 29) + bytes(8) + b"\xff\xfb\x10\x64" * 16
+    monkeypatch.setattr(mpeg, "MAX_BREAKS", 0)
+    for whole in (data, tag + data, data + tail, data + ape + tail, tag + tag + data + ape):
+        mpeg.check_frames(io.BytesIO(whole), "a", 30)
+    for cut in range(400, len(data), 331):
+        mpeg.check_frames(io.BytesIO(data[:cut]), "a", 30)
+    monkeypatch.setattr(mpeg, "MAX_BREAKS", 20)
+    for junk in (bytes(3000), np.random.default_rng(5).integers(0, 256, 900, np.uint8).tobytes(), b"L" * 100_000):
+        mpeg.check_frames(io.BytesIO(data[:1000] + junk + data[1000:]), "a", 30)
+    load_audio(tag + data + ape + tail)
+
+
+def test_mp3_frames_without_a_bit_rate_have_the_length_of_the_first(monkeypatch):
+    frames = b"".join(bytes([0xFF, 0xFB, 2 * pad, 0xC4]) + bytes(996 + pad) for pad in (0, 0, 1, 0, 1, 1, 0) * 9)
+    monkeypatch.setattr(mpeg, "MAX_BREAKS", 0)
+    mpeg.check_frames(io.BytesIO(frames), "a", 30)
+
+
+def test_what_is_not_decoded_of_an_mp3_is_not_looked_at():
+    data = encoded(tone(seconds=6), 16_000, "MP3")
+    with pytest.raises(MediaError, match="this MP3 is broken"):
+        mpeg.check_frames(io.BytesIO(data + FLOOD), "a", 30)
+    mpeg.check_frames(io.BytesIO(data + FLOOD), "a", 1)
 
 
 SMALL_FILES = {

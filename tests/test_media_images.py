@@ -17,7 +17,7 @@ from PIL import ExifTags, ImageCms, ImageOps, PngImagePlugin
 from PIL import Image as PILImage
 
 from workbench.errors import MediaError
-from workbench.media import Image, image_from_record, load_image, patch_grid
+from workbench.media import Image, guards, image_from_record, load_image, patch_grid
 from workbench.media.containers import gif_frames, header_size, jpeg_without_metadata
 
 RNG = np.random.default_rng(7)
@@ -505,6 +505,75 @@ def test_a_limit_above_pillows_own_still_gives_our_error(monkeypatch):
     for side in (40, 100):  # Pillow warns above its limit and raises above twice that
         with pytest.raises(MediaError, match="too many pixels"):
             load_image(encoded(np.zeros((side, side), np.uint8)))
+
+
+def segment(marker, body=b""):
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def last_scan(data):
+    """Where the last scan of a JPEG lies, with nothing behind it but the end."""
+    return data[data.rindex(b"\xff\xda") : data.rindex(b"\xff\xd9")]
+
+
+def test_a_jpeg_that_goes_over_its_pixels_for_hours_is_refused():
+    data = encoded(scene(), "JPEG", progressive=True)
+    many = data[:-2] + last_scan(data) * 70 + data[-2:]
+    check(load_image(many))
+    at = many.index(b"\xff\xc2")
+    large = many[: at + 5] + struct.pack(">HH", 8000, 8000) + many[at + 9 :]
+    with pytest.raises(MediaError, match=r"80 times over its 8000×8000 pixels. Expected at most 62 scans"):
+        load_image(large)
+    hidden = large[:2] + b"\xff\xd0" + large[2:]  # a marker without a length, which other readers take for one with
+    with pytest.raises(MediaError, match="80 times over"):
+        load_image(hidden)
+    with pytest.raises(MediaError, match="Expected at most 353,356 scans"):
+        load_image(data[:-2] + last_scan(data) * 400_000 + data[-2:])
+
+
+def test_what_large_progressive_jpegs_have_is_no_reason_to_refuse_them():
+    """50 MP in 12 scans, a thumbnail with two of its own, and a film behind the end, as phones write them."""
+    data = encoded(scene(), "JPEG", progressive=True)
+    film = np.random.default_rng(3).integers(0, 256, 4_000_000, np.uint8).tobytes()
+    assert film.count(b"\xff\xda") > 50
+    thumbnail = segment(0xE1, b"Exif\0\0" + encoded(scene(8, 8), "JPEG") * 2)
+    whole = data[:2] + thumbnail + data[2:-2] + last_scan(data) * 2 + data[-2:] + film
+    guards.check_jpeg_scans(whole, 8660, 5774, "a")
+    assert len(load_image(whole).data) < 5000
+    with pytest.raises(MediaError, match="14 times"):
+        guards.check_jpeg_scans(whole, 30_000, 20_000, "a")
+
+
+def test_segments_and_comments_that_pillow_joins_for_minutes():
+    data = encoded(scene(), "JPEG")
+    exif = segment(0xE1, b"Exif\0\0" + bytes(32))
+    check(load_image(data[:2] + exif + segment(0xE2, b"ICC_PROFILE\0\1\1") * 400 + segment(0xFE, b"x") + data[2:]))
+    for head in (exif * 40_000, b"\xff\xd0" + exif * 40_000, b"\xff\x00junk" + exif * 40_000):
+        with pytest.raises(MediaError, match="more than 1,000 segments before its picture"):
+            load_image(data[:2] + head + data[2:])
+
+
+@pytest.mark.parametrize("before", [b"", b"\x21\xf9\x00", b"\x21\xff\x0bNETSCAPE2.0\x00\x00", b"\x07\x00junk"])
+def test_comments_of_a_gif_are_passed_over(before):
+    """Also behind blocks that Pillow reads in ways of its own: it must see no comment."""
+    data = encoded(scene(), "GIF")
+    start = 13 + (3 << (data[10] & 7) + 1)
+    assert data[10] & 0x80
+    comments = (b"\x21\xfe" + b"\x02ab" * 900 + b"\0") * 5 + b"\x21\xfe\0"
+    made = data[:start] + before + b"\0\0" + comments + data[start:]
+    assert "comment" in PILImage.open(io.BytesIO(made)).info
+    shown = guards.gif_without_comments(made, "a")
+    assert "comment" not in PILImage.open(io.BytesIO(shown)).info
+    assert np.array_equal(load_image(made).pixels, load_image(data).pixels)
+    assert load_image(made).sha256 == hashlib.sha256(made).hexdigest()
+
+
+def test_a_gif_with_blocks_without_end():
+    data = encoded(scene(), "GIF")
+    start = 13 + (3 << (data[10] & 7) + 1)
+    for blocks in (b"\x21\xfe" + b"\x01x" * 400_000 + b"\0", b"\x21\xf9\1x\0" * 60_000, bytes(300_000)):
+        with pytest.raises(MediaError, match="more than 100,000 blocks before its first picture"):
+            load_image(data[:start] + blocks + data[start:])
 
 
 def test_a_gif_frame_larger_than_the_header_says():

@@ -71,6 +71,41 @@ def test_what_could_unfold_is_refused(how, word):
         read_table(file.getvalue(), {"id": np.int32}, 1000)
 
 
+@pytest.mark.parametrize("size", [1, 1024])
+def test_pages_of_one_value_are_refused(size):
+    """Each takes 24 bytes in the file, and the time and the memory of a page."""
+    schema = pa.schema([pa.field("id", pa.int32(), nullable=False)])
+    file, n = io.BytesIO(), 200_000 if size == 1024 else 2_000
+    pq.write_table(pa.table({"id": pa.array(range(n), pa.int32())}, schema), file, compression="none",
+                   use_dictionary=False, data_page_size=1, write_batch_size=size)  # fmt: skip
+    if size == 1024:
+        assert read_table(file.getvalue(), {"id": np.int32}, n)["id"].tolist() == list(range(n))
+    else:
+        with pytest.raises(TraceError, match=r"cut into too many pages\. Expected 256 values"):
+            read_table(file.getvalue(), {"id": np.int32}, n)
+
+
+def test_row_groups_of_one_value_are_as_many_pages():
+    schema = pa.schema([pa.field("id", pa.int32(), nullable=False)])
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": pa.array(range(200), pa.int32())}, schema), file, row_group_size=1,
+                   compression="none", use_dictionary=False)  # fmt: skip
+    with pytest.raises(TraceError, match="too many pages"):
+        read_table(file.getvalue(), {"id": np.int32}, 200)
+
+
+@pytest.mark.parametrize("batch", [1, 1024])
+def test_very_long_texts_may_have_a_page_each(batch):
+    """As this pyarrow writes them, and as one would that cuts pages before each."""
+    texts = ["é" * 50_000] * 150 + [""] * 50
+    schema = pa.schema([pa.field("piece", pa.string(), nullable=False)])
+    file = io.BytesIO()
+    pq.write_table(pa.table({"piece": pa.array(texts)}, schema), file, compression="none", use_dictionary=False,
+                   data_page_size=1, write_batch_size=batch)  # fmt: skip
+    assert list(read_table(file.getvalue(), {"piece": str}, 200)["piece"]) == texts
+    assert list(read_table(table_bytes({"piece": texts}), {"piece": str}, 200)["piece"]) == texts
+
+
 def test_a_column_may_not_lie_on_another():
     """The same bytes under many names would make a small file large."""
     data = table_bytes({"a": np.arange(5, dtype=np.int32), "b": np.arange(5, dtype=np.int32)})

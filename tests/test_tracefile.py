@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.traces import make_image, make_trace, same
-from workbench import archive, tracecheck
+from tests.traces import make_image, make_sound, make_trace, same
+from workbench import archive, tracecheck, tracemedia
 from workbench.columns import Segment
 from workbench.errors import TraceError
 from workbench.media import load_image
@@ -124,6 +124,16 @@ def test_readings_come_back(good):
             assert got.shape == array.shape
             assert got.dtype == array.dtype.newbyteorder("<")
             assert np.array_equal(got, array, equal_nan=array.dtype.kind == "f")
+
+
+def test_names_with_points_come_back(tmp_path):
+    arrays = {"v.": np.arange(3), "a..b": np.arange(2), "c...npy": np.arange(1)}
+    trace = make_trace(readings={"run..2": {"meta": 1, "arrays": arrays}, "x.": {"meta": 2, "arrays": {}}})
+    trace.save(tmp_path / "a.trace")
+    back = Trace.load(tmp_path / "a.trace")
+    assert sorted(back.readings) == ["run..2", "x."]
+    assert {name: array.tolist() for name, array in back.readings["run..2"]["arrays"].items()} == {
+        "v.": [0, 1, 2], "a..b": [0, 1], "c...npy": [0]}  # fmt: skip
 
 
 def test_equal_traces_give_equal_bytes_and_no_trace_of_when(tmp_path):
@@ -287,7 +297,8 @@ def test_versions(good):
 @pytest.mark.parametrize(
     "name",
     ["../evil.json", "/etc/passwd", "media/../../x.png", "C:\\x", "media/" + "A" * 64 + ".png",
-     "readings/../trace.json", "readings/a/b/c.npy", "trace.pkl", "media/", "readings/é/meta.json"],
+     "readings/../trace.json", "readings/a/..", "..", "readings/a/../b.npy", "readings/a/b/c.npy",
+     "trace.pkl", "media/", "readings/é/meta.json"],
 )  # fmt: skip
 def test_members_that_no_trace_has(good, name):
     refused(pack(good, members(good) | {name: b"x"}), "which no trace does|no trace is|does not mention")
@@ -587,6 +598,86 @@ def test_a_picture_too_large_for_the_model_side_is_refused_by_its_header(good):
     del parts[f"media/{about['images'][0]['stored']}.png"]
     about["images"][0]["stored"] = stored
     refused(pack(good, parts | {f"media/{stored}.png": png, "trace.json": json.dumps(about)}), "40,000×40,000")
+
+
+# --- members named again and again ------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch):
+    """How often each member is read from now on."""
+    reads, read = {}, archive.Archive.read
+
+    def counting(self, name, *more):
+        data = read(self, name, *more)
+        reads[name] = reads.get(name, 0) + 1
+        return data
+
+    monkeypatch.setattr(archive.Archive, "read", counting)
+    return reads
+
+
+def with_video(good, frames, data):
+    """A file with a video whose frames are all one member."""
+    stored = sha256(data).hexdigest()
+    record = {"name": "v", "sha256": "0" * 64, "duration_ms": 1000.0, "fps": 1.0, "frames_in": frames, "notes": [],
+              "frames": [{"stored": stored, "seconds": 0.5}] * frames}  # fmt: skip
+    parts = members(good)
+    about = json.loads(parts["trace.json"])
+    about["video"] = [record, record | {"name": "w"}]
+    return pack(good.with_name("video.trace"), parts | {f"media/{stored}.png": data, "trace.json": json.dumps(about)})
+
+
+def test_frames_that_are_one_member_are_read_once_and_share_their_pixels(good, monkeypatch):
+    path, reads = with_video(good, 256, make_image(6, 8).data), counted(monkeypatch)
+    first, second = Trace.load(path).video
+    assert max(reads.values()) == 1
+    assert (len(first), first.name, second.name) == (256, "v", "w")
+    assert len({id(still.pixels) for still in (*first.stills, *second.stills)}) == 1
+
+
+def test_too_many_or_too_large_frames_are_refused_before_one_is_read(good, monkeypatch):
+    reads, frame = counted(monkeypatch), make_image(6, 8).data
+    refused(with_video(good, 257, frame), "a video of 257 frames. Expected at most 256")
+    monkeypatch.setattr(tracemedia, "MAX_FRAME_BYTES", len(frame) - 1)
+    refused(with_video(good, 2, frame), f"has {len(frame)} bytes. Expected at most {len(frame) - 1}")
+    assert reads["trace.json"] == 2
+    assert f"media/{sha256(frame).hexdigest()}.png" not in reads
+
+
+def test_an_array_is_named_once(good):
+    refused(changed(good, lambda a: a["readings"]["attention"].append("map")), "an array of reading 'attention' twice")
+
+
+def test_a_picture_that_is_shown_twice_counts_once(tmp_path, monkeypatch):
+    """Saving and loading count alike."""
+    assert tracecheck.MAX_DECODED > 15 * 24_000_000 * 3, "a class's photographs"
+    one, trace = make_image(30, 50), make_trace(images=((30, 50),) * 3, audio=())  # 4,500 bytes of pixels each
+    trace = replace(trace, images=(one, replace(one, name="b.png"), make_image(30, 50)))
+    for module in (tracecheck, tracemedia):
+        monkeypatch.setattr(module, "MAX_DECODED", 4_500)
+    trace.save(tmp_path / "a.trace")
+    assert len(Trace.load(tmp_path / "a.trace").images) == 3
+    other = replace(trace, images=(one, one, make_image(30, 50, seed=1)))
+    with pytest.raises(TraceError, match=r"3 media of 9,000 bytes decoded\. Expected at most 1000 and 4,500"):
+        other.save(tmp_path / "b.trace")
+
+
+def test_records_of_one_picture_or_sound_are_decoded_once_with_names_and_notes_of_their_own(tmp_path, monkeypatch):
+    picture, sound = make_image(30, 50), make_sound(0.2)
+    trace = make_trace(images=((30, 50),) * 3, audio=(0.2, 0.2))
+    trace = replace(trace, images=(picture, replace(picture, name="b.png", notes=("turned",)),
+                                   replace(picture, name="c\u202e.png", sha256="1" * 64, notes=("a\nb",))),
+                    audio=(sound, replace(sound, name="b.wav", rate_in=8000, channels_in=2)))  # fmt: skip
+    trace.save(tmp_path / "a.trace")
+    reads = counted(monkeypatch)
+    back = Trace.load(tmp_path / "a.trace")
+    assert max(reads.values()) == 1
+    assert [image.name for image in back.images] == ["scene.png", "b.png", "c.png"]
+    assert [image.sha256 for image in back.images] == [picture.sha256, picture.sha256, "1" * 64]
+    assert [image.notes for image in back.images] == [(), ("turned",), ("a b",)]
+    assert back.images[2].pixels is back.images[0].pixels
+    assert [(a.name, a.rate_in, a.channels_in) for a in back.audio] == [("word.wav", 16000, 1), ("b.wav", 8000, 2)]
+    refused(changed(tmp_path / "a.trace", lambda a: a["images"][1].update(sha256="x")), r"b\.png: .*SHA-256")
 
 
 # --- fuzzing ----------------------------------------------------------------------------------------------------------

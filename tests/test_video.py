@@ -8,6 +8,7 @@ import json
 import struct
 import weakref
 import zipfile
+import zlib
 from dataclasses import replace
 from fractions import Fraction
 
@@ -17,7 +18,7 @@ import pytest
 import workbench
 from workbench import cli
 from workbench.errors import MediaError, PromptError, TraceError
-from workbench.media import Video, load_image, load_video, sampled
+from workbench.media import Video, boxes, load_image, load_video, sampled
 from workbench.media import video as module
 from workbench.pocket import WEIGHTS
 from workbench.pocket.examples import SCENE
@@ -229,6 +230,79 @@ def test_limits_are_checked_before_anything_is_decoded(monkeypatch):
         load_video(data)
     with pytest.raises(MediaError, match="frames=0"):
         load_video(data, frames=0)
+
+
+def patched(data, table, *words, last=False):
+    """A file with the numbers at the beginning of a table changed, behind its version; None keeps one."""
+    at = (data.rindex if last else data.index)(table) + 8
+    kept = struct.unpack_from(f">{len(words)}I", data, at)
+    return data[:at] + struct.pack(f">{len(words)}I", *(k if w is None else w for k, w in zip(kept, words, strict=True))
+                                   ) + data[at + 4 * len(words) :]  # fmt: skip
+
+
+def box(name, *inside):
+    body = b"".join(inside)
+    return struct.pack(">I4s", len(body) + 8, name) + body
+
+
+def fragment(count):
+    """Samples that need no byte in their table."""
+    track = box(b"tfhd", struct.pack(">II", 0x020000, 1)), box(b"trun", struct.pack(">II", 0, count))
+    return box(b"moof", box(b"mfhd", struct.pack(">II", 0, 1)), box(b"traf", *track))
+
+
+def packed_header(data):
+    """The header compressed, as QuickTime could."""
+    at = data.index(b"moov") - 4
+    end = at + int.from_bytes(data[at : at + 4], "big")
+    packed = box(b"cmvd", struct.pack(">I", end - at), zlib.compress(data[at:end]))
+    return data[:at] + box(b"moov", box(b"cmov", box(b"dcom", b"zlib"), packed)) + data[end:]
+
+
+MP4 = encoded(clip(6), 25, "mp4", "libx264", "yuv420p")
+MOV = encoded(clip(6), 25, "mov", "libx264", "yuv420p", sound=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (patched(MP4, b"stsz", 1, 400_000), "400,000"),
+        (patched(MP4, b"stsz", 0, 400_000), "400,000"),
+        (patched(MP4, b"stsz", 1 << 30, 400_000), "400,000"),
+        (packed_header(patched(MP4, b"stsz", 1, 400_000)), "400,000"),
+        (MP4 + fragment(400_000), "400,006"),
+        (MP4 + fragment(len(MP4) - 100) * 2, f"{2 * (len(MP4) - 100) + 6:,}"),
+        (patched(patched(MOV, b"stsz", 1, 400_000, last=True), b"stts", None, None, 2, last=True), "400,006"),
+        (patched(patched(MOV, b"stsc", None, None, 1 << 31, last=True), b"stco", 9, last=True), "120,795,957"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_tables_that_announce_more_samples_than_there_are_bytes(data, count):
+    with pytest.raises(MediaError, match=f"announce {count} samples in {len(data):,} bytes"):
+        load_video(data)
+
+
+def test_tables_on_top_of_each_other_take_no_time(monkeypatch):
+    heap = (b"stsc" + bytes(4) + b"\x7f" * 4) * 200_000
+    with pytest.raises(MediaError, match="on top of each other"):
+        load_video(MP4 + box(b"moof", heap))
+    monkeypatch.setattr(boxes, "MAX_BOXES", 1000)
+    with pytest.raises(MediaError, match="more than 1,000 parts"):
+        load_video(MP4 + box(b"free") * 1000)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "pixels", "sound"),
+    [("mp4", "libx264", "yuv420p", False), ("mov", "libx264", "yuv420p", True), ("mov", "mjpeg", "yuvj420p", True),
+     ("mov", "rawvideo", "rgb24", False)],
+)  # fmt: skip
+def test_tables_of_honest_files_are_no_reason_to_refuse_them(container, codec, pixels, sound):
+    """Frames of one size and of many, sounds of one sample a unit, compressed headers, a copy that broke off."""
+    data = encoded(clip(6), 25, container, codec, pixels, sound)
+    assert len(load_video(data)) == 6
+    assert len(load_video(packed_header(data + box(b"free", b"trun")))) == 6
+    quiet = patched(MOV, b"stsz", 1, 40_000_000, last=True)  # samples of a sound compressed as QuickTime could
+    assert len(load_video(quiet)) == 6
 
 
 def test_only_sound_in_a_video_file():

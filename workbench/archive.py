@@ -159,11 +159,13 @@ class Archive:
                 raise TraceError(f"it is broken or cut short ({_reason(error)}). Copy it anew.") from error
             yield cls(archive, infos)
 
-    def read(self, name: str) -> bytes:
-        """All of one member, which is as long as the directory says and has its checksum."""
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """All of one member, which is as long as the directory says, at most ``most``, and has its checksum."""
         info = self._infos.get(name)
         if info is None:
             raise TraceError(f"{name} is missing from it. Copy it anew, from whoever saved it.")
+        if most is not None and info.file_size > most:
+            raise TraceError(f"{name} in it has {info.file_size:,} bytes. Expected at most {most:,}.")
         parts, left = [], info.file_size
         try:
             with self._file.open(info) as member:

@@ -28,6 +28,7 @@ __all__ = ["UNSAFE", "to_html"]
 DETAILED = 600  # tokens with alternatives; a page of 5,000 stays below 2 MB
 ALTERNATIVES = 8
 SHOWN_TOKENS = 20_000
+SHOWN_CHARACTERS = 400  # of one token
 THUMBNAILS = 12
 SEGMENTS = 300
 CHARACTERS = 20_000
@@ -44,7 +45,8 @@ def to_html(trace: Trace) -> str:
         trace: What to show.
 
     Returns:
-        One ``<div>`` with its own styles, at most about 2 MB.
+        One ``<div>`` with its own styles, at most about 2 MB where tokens are words; of longer ones the first
+        ``SHOWN_CHARACTERS`` are shown.
     """
     key = hashlib.sha256(trace.ids.tobytes() + trace.created.encode("utf-8", "replace")).hexdigest()[:8]
     parts = [
@@ -179,11 +181,12 @@ def _token(trace: Trace, k: int, key: str, *, special: bool) -> str:
     piece, logprob, source = t.piece[k], float(t.logprob[k]), int(t.source[k])
     classes = "t p" + str(min(9, int(10 * math.exp(min(logprob, 0.0)) + 1e-6)))
     classes += (f" s{source}" if source else "") + (" chip" if special else "")
-    shown = _text(piece)
+    short = piece[:SHOWN_CHARACTERS]
+    shown = _text(short) + "…" * (len(short) < len(piece))
     if special or (piece and not _WIDTHLESS.sub("", piece)):  # a lone mark belongs on the letter before it, as in Hindi
         shown = _visible(piece)
-    elif piece and not piece.strip("\n"):
-        shown = '<span class="soft">↵</span>' * len(piece) + shown  # so that a line break can be pointed at
+    elif short and not short.strip("\n"):
+        shown = f'<span class="soft">{"↵" * len(short)}</span>' + shown  # so that a line break can be pointed at
     elif not piece:
         shown = '<span class="soft">∅</span>'
     if k >= DETAILED:

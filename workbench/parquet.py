@@ -30,6 +30,9 @@ MAX_FOOTER = 1 << 20  # bytes
 MAX_HEADER = 4096  # bytes of a page's header: pyarrow's have under 100
 MAX_FIELDS = 1 << 16  # values of a footer or header: an empty one takes a byte there, and 64 here
 
+# Pages of a column: pyarrow cuts them after a million bytes, or after a thousand values at the earliest
+MAX_PAGES, PAGE_ROWS, PAGE_BYTES = 64, 256, 1 << 16  # so many, and one for each so many values or bytes
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Parquet's physical type, its converted types (None: not said), and what is stored
 _KINDS: dict[Any, tuple[int, set[int | None], Any]] = {
@@ -85,6 +88,7 @@ def read_table(data: bytes, columns: Mapping[str, Any], rows: int) -> dict[str, 
         meta = _Thrift(data, len(data) - 8 - footer, len(data) - 8).struct()
         _check_schema(meta, kinds, rows)
         parts: dict[str, list[Any]] = {name: [] for name in kinds}
+        left = dict.fromkeys(kinds, MAX_PAGES + rows // PAGE_ROWS)
         at, end = 4, len(data) - 8 - footer
         for group in (group for group in meta[4] if group[3]):
             for (name, kind), chunk in zip(kinds.items(), group[1], strict=True):
@@ -93,7 +97,8 @@ def read_table(data: bytes, columns: Mapping[str, Any], rows: int) -> dict[str, 
                     raise TraceError(f"column {name} is compressed. Expected none (the archive compresses).")
                 if info[9] < at:
                     raise TraceError(f"column {name} lies on top of another.")
-                at = _pages(data, info[9], end, group[3], kind, parts[name])
+                at, used = _pages(data, info[9], end, group[3], kind, parts[name], left[name])
+                left[name] -= used
         made = {name: _joined(parts[name], kind) for name, kind in kinds.items()}
     # What reading numbers, bytes and fields that are not there, or are of another kind, raises
     except (ValueError, LookupError, TypeError, AttributeError, struct.error, OverflowError) as error:
@@ -120,8 +125,13 @@ def _check_schema(meta: Any, kinds: Mapping[str, Any], rows: int) -> None:
             raise TraceError(f"column {name} may have gaps or lists. Expected required values.")
 
 
-def _pages(data: bytes, at: int, end: int, rows: int, kind: Any, out: list[Any]) -> int:
-    """Read ``rows`` values from the pages that begin at ``at``; returns where they end."""
+def _pages(data: bytes, at: int, end: int, rows: int, kind: Any, out: list[Any], most: int) -> tuple[int, int]:
+    """Read ``rows`` values from the pages that begin at ``at``.
+
+    Returns:
+        Where they end, and how many of ``most`` pages they were, those that are large not counted.
+    """
+    begin, pages, small = at, 0, 0
     while rows > 0:
         thrift = _Thrift(data, at, min(end, at + MAX_HEADER))
         header = thrift.struct()
@@ -139,8 +149,10 @@ def _pages(data: bytes, at: int, end: int, rows: int, kind: Any, out: list[Any])
                 raise TraceError(f"a page of {size:,} bytes does not hold {count:,} numbers.")
             out.append(np.frombuffer(data, stored, count, start))
         rows -= count
-        at = start + size
-    return at
+        at, pages = start + size, pages + 1
+        if (small := pages - (at - begin) // PAGE_BYTES) > most:
+            raise TraceError(f"a column is cut into too many pages. Expected {PAGE_ROWS} values or more in each.")
+    return at, max(small, 0)
 
 
 def _texts(page: bytes, count: int) -> list[str]:

@@ -22,7 +22,7 @@ from workbench.turns import EXTRAS, check_extras
 __all__ = ["MAX_DECODED", "MAX_MEDIA", "READING_NAME", "check"]
 
 MAX_MEDIA = 1000
-MAX_DECODED = 1 << 30  # bytes of pixels and samples, all together
+MAX_DECODED = 2 << 30  # bytes of pixels and samples, all together; what is stored once counts once
 FINISHES = ("stop_token", "max_new_tokens", "stopped", "context", "scored")
 READING_NAME = "[A-Za-z0-9][A-Za-z0-9_.,=+-]{0,79}"
 
@@ -157,11 +157,15 @@ def _media(trace: Trace) -> None:
             check_dimensions(one.width, one.height, one.name, MAX_PIXELS)
         except MediaError as error:
             raise TraceError(str(error)) from None
-    count = len(trace.images) + len(trace.audio) + sum(len(m) for m in trace.video)
-    held = sum(m.pixels.nbytes for m in trace.images) + sum(m.samples.nbytes for m in trace.audio)
-    held += sum(m.nbytes for m in trace.video)
+    stills = [still for video in trace.video for still in video.stills]
+    count = len(trace.images) + len(trace.audio) + len(stills)
+    sizes = {m.data: m.pixels.nbytes for m in (*trace.images, *stills)}  # by what is stored: equal bytes, equal pixels
+    held = sum((sizes | {m.data: m.samples.nbytes for m in trace.audio}).values())
     if count > MAX_MEDIA or held > MAX_DECODED:
-        raise TraceError(f"{count} media of {held:,} bytes decoded. Expected at most {MAX_MEDIA} and {MAX_DECODED:,}.")
+        raise TraceError(
+            f"{count} media of {held:,} bytes decoded. Expected at most {MAX_MEDIA} and {MAX_DECODED:,}: ask about "
+            "fewer, or about smaller ones."
+        )
 
 
 def _readings(readings: Mapping[str, Any]) -> None:

@@ -29,22 +29,20 @@ from __future__ import annotations
 
 import os
 import re
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from hashlib import sha256
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from workbench.archive import Archive, array_bytes, json_bytes, write
 from workbench.columns import Prompt, Rounds, Segment, Tokens
 from workbench.errors import MediaError, TraceError
-from workbench.media import Audio, Image, Video, audio_from_record, display_name, image_from_record, video_from_record
+from workbench.media import display_name
 from workbench.parquet import MAX_ROWS, table_bytes
 from workbench.trace import ModelInfo, Settings, Timing, Trace, Usage
-from workbench.tracecheck import MAX_DECODED, MAX_MEDIA, READING_NAME, check
+from workbench.tracecheck import READING_NAME, check
+from workbench.tracefields import count, dataclass_of, get, strings
+from workbench.tracemedia import all_media, media_member, media_record, read_media, video_record
 
 __all__ = ["FORMAT", "VERSION", "load", "save"]
 
@@ -56,14 +54,12 @@ _MEMBER = re.compile(
     rf"|media/[0-9a-f]{{64}}\.(?:png|jpg|webp|wav)|readings/{READING_NAME}/(?:meta\.json|{READING_NAME}\.npy)",
     re.ASCII,
 )
-# of any version: what a newer one adds is to be told as such
-_PLAIN = re.compile(r"(?!/)(?:(?!\.\.)[A-Za-z0-9_.,=+/-]){1,250}", re.ASCII)
-_EXTENSION = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "audio/wav": "wav"}
+# of any version: what a newer one adds is to be told as such; ".." is no folder, "a..b" may be a name
+_PLAIN = re.compile(r"(?!/|(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_.,=+/-]{1,250}", re.ASCII)
 _TOP = ("top_ids", "top_logprob", "top_sample_logprob")
 _DRAFTS = ("draft_ids", "draft_logprob", "target_logprob")
 _BOXES = ("left", "top", "right", "bottom")
 _PIECES = {"token_id": np.int32, "piece": str}
-T = TypeVar("T")
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
@@ -96,7 +92,7 @@ def _members(trace: Trace) -> dict[str, bytes]:
     segments = [*p.segments, *trace.segments]
     boxes = [s.boxes for s in segments if s.boxes is not None]
     times = [s for s in segments if s.start_ms is not None]
-    stored = {_media_member(m): m.data for m in _all_media(trace)}
+    stored = {media_member(m): m.data for m in all_media(trace)}
     about = {
         "format": FORMAT, "version": VERSION,
         "text": trace.text, "thought": trace.thought, "finish": trace.finish, "created": trace.created,
@@ -107,9 +103,9 @@ def _members(trace: Trace) -> dict[str, bytes]:
         "timing": asdict(trace.timing), "messages": [dict(m) for m in p.messages], "tools": list(p.tools),
         "prompt_segments": [_segment_record(s) for s in p.segments],
         "answer_segments": [_segment_record(s) for s in trace.segments],
-        "images": [_media_record(m) for m in trace.images],
-        "audio": [{**_media_record(m), "rate_in": m.rate_in, "channels_in": m.channels_in} for m in trace.audio],
-        "video": [_video_record(m) for m in trace.video],
+        "images": [media_record(m) for m in trace.images],
+        "audio": [{**media_record(m), "rate_in": m.rate_in, "channels_in": m.channels_in} for m in trace.audio],
+        "video": [video_record(m) for m in trace.video],
         "readings": {name: sorted(reading["arrays"]) for name, reading in sorted(trace.readings.items())},
     }  # fmt: skip
     prompt: dict[str, Any] = {"token_id": p.ids, "piece": p.pieces}
@@ -153,28 +149,6 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
     return scalars | {"boxes": segment.boxes is not None, "times": segment.start_ms is not None}
 
 
-def _media_record(media: Image | Audio) -> dict[str, Any]:
-    return {"name": media.name, "sha256": media.sha256, "mime": media.mime, "stored": sha256(media.data).hexdigest(),
-            "notes": list(media.notes)}  # fmt: skip
-
-
-def _video_record(video: Video) -> dict[str, Any]:
-    shown = zip(video.stills, video.seconds.tolist(), strict=True)
-    return {
-        "name": video.name, "sha256": video.sha256, "duration_ms": video.duration_ms, "fps": video.fps,
-        "frames_in": video.frames_in, "notes": list(video.notes),
-        "frames": [{"stored": sha256(still.data).hexdigest(), "seconds": seconds} for still, seconds in shown],
-    }  # fmt: skip
-
-
-def _media_member(media: Image | Audio) -> str:
-    return f"media/{sha256(media.data).hexdigest()}.{_EXTENSION[media.mime]}"
-
-
-def _all_media(trace: Trace) -> list[Image | Audio]:
-    return [*trace.images, *trace.audio, *(still for video in trace.video for still in video.stills)]
-
-
 # --- loading --------------------------------------------------------------------------------------------------------
 
 
@@ -207,39 +181,39 @@ def _trace(archive: Archive) -> Trace:
     about = archive.json("trace.json")
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise TraceError(f"its trace.json is not one of ours. Expected format {FORMAT!r}.")
-    if _get(about, "version", int) != VERSION:
+    if get(about, "version", int) != VERSION:
         if about["version"] > VERSION:
             raise TraceError(
                 f"it was written by a newer workbench (format version {about['version']}; this one reads {VERSION}). "
-                "Upgrade: pip install --upgrade gemma-workbench"
+                "Take the newer workbench, as its README says."
             )
         raise TraceError(f"it says format version {about['version']}. Expected {VERSION}.")
     if strange := [member for member in archive.names if not _MEMBER.fullmatch(member)]:
         raise TraceError(f"it holds {strange[0][:80]!a}, which no trace does.")
-    rows = _get(about, "rows", dict)
-    n, k, rounds, drafts = (_count(rows, name) for name in ("tokens", "top", "rounds", "drafts"))
+    rows = get(about, "rows", dict)
+    n, k, rounds, drafts = (count(rows, name) for name in ("tokens", "top", "rounds", "drafts"))
     if max(n * k, rounds * drafts) > MAX_ROWS:
         raise TraceError(f"trace.json in it says {n} tokens with {k} alternatives: more than {MAX_ROWS:,}.")
     columns = archive.table("tokens.parquet", _token_columns(), n)
     top = archive.table("top.parquet", {name: Tokens.DTYPES[name] for name in _TOP}, n * k)
-    pieces = archive.table("pieces.parquet", _PIECES, _count(rows, "pieces"))
+    pieces = archive.table("pieces.parquet", _PIECES, count(rows, "pieces"))
     made = archive.table("rounds.parquet", _round_columns(), rounds)
     made |= {name: column.reshape(rounds, drafts) for name, column in archive.table(
         "drafts.parquet", {name: Rounds.DTYPES[name] for name in _DRAFTS}, rounds * drafts).items()}  # fmt: skip
     prompt, answer = _segments(archive, about)
-    images, audio, video = _media(archive, about)
+    images, audio, video = read_media(archive, about)
     trace = Trace(
-        text=_get(about, "text", str), thought=_get(about, "thought", str), finish=_get(about, "finish", str),
-        created=_get(about, "created", str), images=images, audio=audio, video=video,
+        text=get(about, "text", str), thought=get(about, "thought", str), finish=get(about, "finish", str),
+        created=get(about, "created", str), images=images, audio=audio, video=video,
         readings=_readings(archive, about),
-        prompt=_prompt(archive, about, _count(rows, "prompt"), prompt),
+        prompt=_prompt(archive, about, count(rows, "prompt"), prompt),
         tokens=Tokens(
             **columns, **{name: column.reshape(n, k) for name, column in top.items()},
             top_pieces=dict(zip(pieces["token_id"].tolist(), pieces["piece"], strict=True)),
         ),
         rounds=Rounds(**made), segments=answer,
-        settings=_record(Settings, about, "settings"), model=_record(ModelInfo, about, "model"),
-        usage=_record(Usage, about, "usage"), timing=_record(Timing, about, "timing"),
+        settings=dataclass_of(Settings, about, "settings"), model=dataclass_of(ModelInfo, about, "model"),
+        usage=dataclass_of(Usage, about, "usage"), timing=dataclass_of(Timing, about, "timing"),
     )  # fmt: skip
     known = set(_members_of(trace))
     if extra := sorted(set(archive.names) - known):
@@ -249,16 +223,16 @@ def _trace(archive: Archive) -> Trace:
 
 def _members_of(trace: Trace) -> list[str]:
     tables = ("prompt", "tokens", "top", "pieces", "rounds", "drafts", "boxes", "times")
-    media = [_media_member(m) for m in _all_media(trace)]
+    media = [media_member(m) for m in all_media(trace)]
     saved = [f"readings/{name}/{member}" for name, reading in trace.readings.items()
              for member in ("meta.json", *(f"{array}.npy" for array in reading["arrays"]))]  # fmt: skip
     return ["trace.json", *(f"{table}.parquet" for table in tables), *media, *saved]
 
 
 def _prompt(archive: Archive, about: dict, rows: int, segments: tuple[Segment, ...]) -> Prompt:
-    logprob = {"logprob": np.float32} if _get(about, "prompt_logprob", bool) else {}
+    logprob = {"logprob": np.float32} if get(about, "prompt_logprob", bool) else {}
     table = archive.table("prompt.parquet", {**_PIECES, **logprob}, rows)
-    messages = _get(about, "messages", list)
+    messages = get(about, "messages", list)
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         parts = [] if isinstance(content, str) else content
@@ -267,13 +241,13 @@ def _prompt(archive: Archive, about: dict, rows: int, segments: tuple[Segment, .
             for part in parts
         ):  # fmt: skip
             raise TraceError("trace.json in it: a message without a role and content.")
-    tools = tuple(_get(about, "tools", list)) if "tools" in about else ()  # older files have none
+    tools = tuple(get(about, "tools", list)) if "tools" in about else ()  # older files have none
     return Prompt(table["token_id"], table["piece"], segments, tuple(messages), table.get("logprob"), tools)
 
 
 def _segments(archive: Archive, about: dict) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     """The prompt's and the answer's."""
-    groups = [_get(about, name, list) for name in ("prompt_segments", "answer_segments")]
+    groups = [get(about, name, list) for name in ("prompt_segments", "answer_segments")]
     scalars = [[_segment_fields(record) for record in group] for group in groups]
     sizes = {flag: sum(s["stop"] - s["start"] for group in scalars for s in group if s[flag])
              for flag in ("boxes", "times")}  # fmt: skip
@@ -300,7 +274,7 @@ def _segments(archive: Archive, about: dict) -> tuple[tuple[Segment, ...], tuple
 def _segment_fields(record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise TraceError("trace.json in it: a segment is no mapping.")
-    made: dict[str, Any] = {name: _get(record, name, kind) for name, kind in _SEGMENT.items() if name in record}
+    made: dict[str, Any] = {name: get(record, name, kind) for name, kind in _SEGMENT.items() if name in record}
     if not {"kind", "start", "stop", "boxes", "times"} <= set(made) or not 0 <= made["start"] <= made["stop"] < 2**31:
         raise TraceError("trace.json in it: a segment without a kind, a start or a stop.")
     return made
@@ -310,72 +284,21 @@ _SEGMENT = {"kind": str, "start": int, "stop": int, "media": int, "role": str, "
             "boxes": bool, "times": bool}  # fmt: skip
 
 
-def _media(archive: Archive, about: dict) -> tuple[tuple[Image, ...], tuple[Audio, ...], tuple[Video, ...]]:
-    """Pictures, sounds and videos, decoded once however often they are named, and never more than ``MAX_DECODED``."""
-    decoded: dict[tuple, Any] = {}
-    held = 0
-
-    def stored(hash_: str, mime: str) -> bytes:
-        data = archive.read(f"media/{hash_}.{_EXTENSION.get(mime, '?')}")
-        if sha256(data).hexdigest() != hash_:
-            raise TraceError(f"media/{hash_} in it is not what was saved: its hash is another. Copy it anew.")
-        return data
-
-    def read(record: Any, make: Callable[..., Any], more: Sequence[str]) -> Any:
-        nonlocal held
-        record = record if isinstance(record, dict) else {}
-        hash_, mime = _get(record, "stored", str), _get(record, "mime", str)
-        notes = tuple(_strings(record, "notes"))
-        named = (_get(record, "name", str), _get(record, "sha256", str), mime)
-        key = (hash_, *named, notes, *(_count(record, name) for name in more))
-        if key not in decoded:
-            if held > MAX_DECODED:
-                raise TraceError(f"its media unpack to more than {MAX_DECODED:,} bytes.")
-            made = make(*named, stored(hash_, mime), notes=notes, **dict(zip(more, key[5:], strict=True)))
-            held += (made.pixels if isinstance(made, Image) else made.samples).nbytes
-            decoded[key] = made
-        return decoded[key]
-
-    def read_video(record: Any) -> Video:
-        nonlocal held
-        record = record if isinstance(record, dict) else {}
-        frames = _get(record, "frames", list)
-        if held > MAX_DECODED or not all(isinstance(frame, dict) for frame in frames):
-            raise TraceError(f"its media unpack to more than {MAX_DECODED:,} bytes, or are no frames.")
-        made = video_from_record(
-            _get(record, "name", str), _get(record, "sha256", str),
-            [stored(_get(frame, "stored", str), "image/png") for frame in frames],
-            [float(_get(frame, "seconds", float)) for frame in frames],
-            duration_ms=_get(record, "duration_ms", float), fps=_get(record, "fps", float),
-            frames_in=_count(record, "frames_in"), notes=_strings(record, "notes"),
-        )  # fmt: skip
-        held += made.nbytes
-        return made
-
-    images, audio = _get(about, "images", list), _get(about, "audio", list)
-    video = _get(about, "video", list) if "video" in about else []  # older files have none
-    shown = [record.get("frames") for record in video if isinstance(record, dict)]
-    if len(images) + len(audio) + sum(len(frames) for frames in shown if isinstance(frames, list)) > MAX_MEDIA:
-        raise TraceError(f"it has more than {MAX_MEDIA} media.")
-    return (
-        tuple(read(record, image_from_record, ()) for record in images),
-        tuple(read(record, audio_from_record, ("rate_in", "channels_in")) for record in audio),
-        tuple(read_video(record) for record in video),
-    )
-
-
 def _readings(archive: Archive, about: dict) -> dict[str, Any]:
-    index = _get(about, "readings", dict)
-    return {
-        name: {
+    index = get(about, "readings", dict)
+    made: dict[str, Any] = {}
+    for name in index:
+        arrays = strings(index, name)
+        if len(set(arrays)) < len(arrays):
+            raise TraceError(f"trace.json in it names an array of reading {name[:80]!a} twice. Expected each once.")
+        made[name] = {
             "meta": archive.json(f"readings/{name}/meta.json"),
-            "arrays": {array: archive.array(f"readings/{name}/{array}.npy") for array in _strings(index, name)},
+            "arrays": {array: archive.array(f"readings/{name}/{array}.npy") for array in arrays},
         }
-        for name in index
-    }
+    return made
 
 
-# --- fields of trace.json -------------------------------------------------------------------------------------------
+# --- paths ----------------------------------------------------------------------------------------------------------
 
 
 def _path(path: Any) -> tuple[str, str]:
@@ -385,51 +308,3 @@ def _path(path: Any) -> tuple[str, str]:
         raise TraceError(f"{path!r} is no place for a trace. Expected a path, such as 'a.trace'.")
     # shells leave the ~ of --save=~/a.trace; Path's own expanduser fails at "~$notes.trace"
     return os.path.expanduser(name), display_name(name)  # noqa: PTH111
-
-
-def _get(record: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    value = record.get(name)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TraceError(f"trace.json in it: {name!r} is {type(value).__name__}. Expected {kind.__name__}.")
-    return value
-
-
-def _count(record: Mapping[str, Any], name: str) -> int:
-    value = _get(record, name, int)
-    if not 0 <= value <= MAX_ROWS:
-        raise TraceError(f"trace.json in it: {name!r} is {value:,}. Expected 0 to {MAX_ROWS:,}.")
-    return value
-
-
-def _strings(record: Mapping[str, Any], name: str) -> list[str]:
-    values = _get(record, name, list)
-    if not all(isinstance(value, str) for value in values) or len(values) > MAX_MEDIA:
-        raise TraceError(f"trace.json in it: {name!r} is not a list of texts.")
-    return values
-
-
-def _record(cls: type[T], about: Mapping[str, Any], name: str) -> T:
-    """A dataclass of plain values, each checked against its annotation; fields younger than the file have defaults."""
-    record, hints = _get(about, name, dict), typing.get_type_hints(cls)
-    made: dict[str, Any] = {}
-    for f in fields(cls):  # type: ignore[arg-type]
-        if f.name not in record and (f.default is not MISSING or f.default_factory is not MISSING):
-            continue
-        value: Any = record.get(f.name)
-        if not _fits(value, hints[f.name]):
-            raise TraceError(f"trace.json in it: {name}.{f.name} is {ascii(value)[:60]}. Expected {hints[f.name]}.")
-        made[f.name] = tuple(value) if isinstance(value, list) else float(value) if hints[f.name] is float else value
-    return cls(**made)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, inside = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return any(_fits(value, one) for one in inside)
-    if origin is tuple:  # tuple[str, ...]
-        return isinstance(value, list) and all(_fits(item, inside[0]) for item in value)
-    if origin is not None:  # Mapping[str, str]
-        return isinstance(value, dict) and all(_fits(item, inside[1]) for item in value.values())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)

@@ -74,9 +74,9 @@ def collect(folder: str | os.PathLike) -> pd.DataFrame:
 
         lessons.collect("handed-in").to_csv("class.csv")
 
-    Columns of exercises are those that the lessons have, whatever else a page says. A name that a spreadsheet would
-    take for a formula has an apostrophe before it. Cells say ``right`` (with ``, n tries`` and ``, hints n`` where so),
-    ``solution shown``, ``not yet``, or nothing.
+    Columns of exercises are those that the lessons have, whatever else a page says. A name, of a file too, that a
+    spreadsheet would take for a formula has an apostrophe before it. Cells say ``right`` (with ``, n tries`` and
+    ``, hints n`` where so), ``solution shown``, ``not yet``, or nothing.
 
     Raises:
         WorkbenchError: There is no report in the folder, or one of them is broken; the message names it.
@@ -92,10 +92,14 @@ def collect(folder: str | os.PathLike) -> pd.DataFrame:
         done = {name: row for name, row in data["exercises"].items() if name in known}
         cells = {name: _cell(row) for name, row in done.items()}
         right = sum(bool(row["right"]) for row in done.values())
-        named = f"'{data['name']}" if data["name"][:1] in _FORMULA else data["name"]
-        rows.append({"file": path.name, "name": named, "right": right, **cells})
+        rows.append({"file": _plain(path.name), "name": _plain(data["name"]), "right": right, **cells})
     names = sorted({name for row in rows for name in row} - {"file", "name", "right"})
     return pd.DataFrame(rows, columns=["file", "name", "right", *names]).fillna("")
+
+
+def _plain(text: str) -> str:
+    """A text as a cell that no spreadsheet runs."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _cell(row: dict[str, Any]) -> str:

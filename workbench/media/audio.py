@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from workbench.errors import MediaError
-from workbench.media import containers, sources
+from workbench.media import containers, mpeg, sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,6 +231,8 @@ def _from_file(file: BinaryIO, size: int, label: str, max_seconds: float, small:
 def _decode(file: BinaryIO, size: int, kind: str, label: str, max_seconds: float) -> _Decoded:
     """The first ``max_seconds`` of a file; the header is checked first and the rest left alone."""
     soundfile = sources.need("soundfile", "sounds")
+    if kind == "MP3":
+        mpeg.check_frames(file, label, max_seconds)
     try:
         with soundfile.SoundFile(_Tape(file, size)) as sound:
             if sound.format not in _LIBSNDFILE[kind]:

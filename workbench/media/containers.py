@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "colour_table",
     "gif_frames",
     "header_size",
     "jpeg_without_metadata",
@@ -85,12 +86,12 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 def gif_frames(data: bytes, most: int = 1000) -> int:
     """Count a GIF's frames without decoding them; stops at ``most``, or 4 MiB into the file."""
-    count, at = 0, 13 + _colour_table(data, 10)
+    count, at = 0, 13 + colour_table(data, 10)
     end = min(len(data) - 1, 1 << 22)
     while at < end and count < most:
         if data[at] == 0x2C:  # a frame: descriptor, its own colours, code size, then its data
             count += 1
-            at += 11 + _colour_table(data, at + 9)
+            at += 11 + colour_table(data, at + 9)
         elif data[at] == 0x21:  # an extension: its label, then its data
             at += 2
         else:
@@ -101,7 +102,7 @@ def gif_frames(data: bytes, most: int = 1000) -> int:
     return count
 
 
-def _colour_table(data: bytes, at: int) -> int:
+def colour_table(data: bytes, at: int) -> int:
     """Bytes of the colour table that the GIF flags at ``at`` announce."""
     flags = data[at] if at < len(data) else 0
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0

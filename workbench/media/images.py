@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import MediaError
-from workbench.media import containers, sources
+from workbench.media import containers, guards, sources
 from workbench.media.pixels import MAX_PIXELS, MAX_SIDE, check_dimensions, from_array, turned, upright_rgb
 
 if TYPE_CHECKING:
@@ -204,8 +204,15 @@ def _from_bytes(data: bytes, label: str, max_pixels: int, small: int = _SMALL) -
         check_dimensions(*size, label, max_pixels)
     elif kind == "WEBP":  # Pillow's reader takes memory for the whole canvas when it opens one
         raise MediaError(f"{label}: the header of this WebP file is broken. Save or copy the picture anew.")
+    shown = data
+    if kind == "JPEG":
+        guards.check_jpeg_head(data, label)
+    elif kind == "GIF":
+        shown = guards.gif_without_comments(data, label)
     with _pillow(label):
-        picture = _open(data, kind)
+        picture = _open(shown, kind)
+        if kind == "JPEG":
+            guards.check_jpeg_scans(data, *picture.size, label)
         pixels, orientation, notes = upright_rgb(picture, label, max_pixels)
         deep = ["16-bit values scaled to 8 bits"] if kind == "PNG" and data[24] == 16 and picture.mode[0] != "I" else []
         notes = [*_frames(picture, kind, data), *deep, *notes]

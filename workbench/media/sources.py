@@ -11,17 +11,23 @@ import stat
 import sys
 import unicodedata
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from workbench.errors import MediaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import ModuleType
 
-__all__ = ["clean", "describe", "display_name", "formats", "open_binary", "read_bytes", "sniff"]
+    from workbench.media.audio import Audio
+    from workbench.media.images import Image
+
+__all__ = ["clean", "describe", "display_name", "formats", "open_binary", "read_bytes", "recorded", "sniff"]
+
+M = TypeVar("M", "Image", "Audio")
 
 HEAD = 4096  # bytes that are enough for sniff() and describe()
 
@@ -355,3 +361,18 @@ def check_record(name: Any, sha256: Any, mime: Any, data: Any, allowed: tuple[st
         raise MediaError(f"{label}: the embedded data is a {type(data).__name__}. Expected bytes.")
     _check_size(len(bytes(data)), label, max_bytes)
     return label
+
+
+def recorded(media: M, name: Any, sha256: Any, notes: Iterable[str], **more: Any) -> M:
+    """Media that were read for one record of a trace, as another record of the same bytes says.
+
+    Args:
+        media: A picture or a sound, decoded.
+        name, sha256, notes: As recorded; checked and cleaned.
+        more: Other fields to take over.
+
+    Raises:
+        MediaError: As :func:`check_record`.
+    """
+    label = check_record(name, sha256, media.mime, media.data, (media.mime,), len(media.data))
+    return replace(media, name=label, sha256=sha256, notes=tuple(clean(str(note)) for note in notes), **more)

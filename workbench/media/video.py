@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from workbench.errors import MediaError
-from workbench.media import containers, sources
+from workbench.media import boxes, containers, sources
 from workbench.media.images import Image, image_from_record, load_image
 from workbench.media.pixels import check_dimensions, from_array
 
@@ -189,6 +189,7 @@ def video_from_record(
     fps: float,
     frames_in: int,
     notes: Sequence[str] = (),
+    known: dict[bytes, Image] | None = None,
 ) -> Video:
     """Read an embedded video back from a trace, with the checks of any stranger's file.
 
@@ -198,6 +199,7 @@ def video_from_record(
         stills: The PNG of each frame, as in ``Video.stills``.
         seconds: When each is shown.
         duration_ms, fps, frames_in, notes: Of the original.
+        known: Frames by their PNG that other videos of the trace have already; those of this one are added.
 
     Returns:
         The video that was saved: the same pixels, times and hash.
@@ -212,7 +214,7 @@ def video_from_record(
     whole = np.isfinite([*times, duration_ms, fps]).all() and frames_in >= len(stills)
     if not whole or times[0] < 0 or (np.diff(times) < 0).any() or duration_ms < 0 or not fps > 0:
         raise MediaError(f"{label}: its times are not those of a video. Expected ascending seconds.")
-    decoded: dict[bytes, Image] = {}
+    decoded = {} if known is None else known
     for data in stills:
         size = containers.header_size("PNG", data)
         if size is not None and math.prod(size) > MAX_FRAME_PIXELS:
@@ -320,6 +322,8 @@ def _check_length(seconds: float, label: str, most: float) -> None:
 def _from_file(file: BinaryIO, label: str, count: int, max_seconds: float) -> Video:
     kind = _format(file.read(sources.HEAD), label)
     digest = sources.sha256_of(file)
+    if kind == "MP4":
+        boxes.check_samples(file, label)
     with _opened(file, kind, label) as (container, stream):
         check_dimensions(stream.width, stream.height, label, _MAX_PIXELS)
         times, length = _schedule(container, stream, label, max_seconds)
