@@ -287,7 +287,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_versions(good):
-    refused(changed(good, lambda about: about.update(version=2)), r"newer workbench \(format version 2.*Upgrade")
+    refused(changed(good, lambda about: about.update(version=2)), r"newer workbench \(format version 2.*Take the newer")
     later = changed(good, lambda about: about.update(version=2))
     refused(pack(later, members(later) | {"spans.parquet": b"new"}), "newer workbench")  # also with a member it added
     refused(changed(good, lambda about: about.update(version=0)), "version 0")
