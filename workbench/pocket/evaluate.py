@@ -104,9 +104,8 @@ def measure(folder: Path, size: int = 300, seed: int = CARD_SEED, progress: bool
     """Measure a folder's weights on the exam (``exam.parts``) with ``size`` held-out pictures a part."""
     processor, model = load(folder)
     teller = Teller(processor.tokenizer)
-    rng = np.random.default_rng(seed)
     scores = Scores()
-    for name, make in parts(rng, size, progress).items():
+    for name, make in parts(seed, size, progress).items():
         started = time.monotonic()
         score(model, teller, [tree(teller, case) for case in make()], scores)
         if progress:

@@ -35,8 +35,6 @@ __all__ = ["IMAGE_TASKS", "Case", "parts", "tree"]
 
 IMAGE_TASKS = ("scene", "place", "where", "colour", "shape", "count", "size", "yes or no")
 TEXT_TASKS = ("counting", "sums", "spelling")
-VOICES = {"espeak": 20, "flite": 12, "festival": 4}
-"""Takes of each word by the held-out voices of each synthesiser."""
 
 
 @dataclass
@@ -58,33 +56,34 @@ class Case:
     history: tuple[Turn, ...] = ()
 
 
-def parts(rng: np.random.Generator, size: int, progress: bool) -> dict[str, Callable[[], Iterator[Case]]]:
+def parts(seed: int, size: int, progress: bool) -> dict[str, Callable[[], Iterator[Case]]]:
     """The parts of the exam by name; each is made when it is called, and as it is gone through, in this order.
 
     Args:
-        rng: all chance comes from it.
+        seed: all chance comes from it, the speed and pitch of every spoken word too.
         size: held-out pictures a part.
         progress: say what is synthesised.
 
     Raises:
         MediaError: a synthesiser, or its voice, is missing.
     """
+    rng = np.random.default_rng(seed)
     takes = max(1, size // 15)
-
+    each = {"espeak": takes, "flite": takes // 2 + 1, "festival": takes // 2 + 1}  # of a word
     # synthesised before anything is asked: a voice that is missing is said at once
-    banks = {split: speech.bank(split, voices, progress=progress) for split, voices in VOICES.items()}
+    banks = {split: speech.bank(split, n, seed=seed, progress=progress) for split, n in each.items()}
 
-    def heard(split: str, row: str, each: int) -> Callable[[], Iterator[Case]]:
-        return lambda: _words(rng, banks[split], row, each)
+    def heard(split: str, row: str) -> Callable[[], Iterator[Case]]:
+        return lambda: _words(rng, banks[split], row)
 
     return {
         "pictures": lambda: _pictures(rng, size),
         "other renderer": lambda: _other_renderer(rng, size),
         "digits": lambda: _digits(rng, size),
         "pairs": lambda: _pairs(rng, size),
-        "unseen espeak-ng voices": heard("espeak", "word, unseen espeak-ng voices", takes),
-        "unseen flite voice": heard("flite", "word, unseen flite voice", takes // 2 + 1),
-        "festival": heard("festival", "word, festival (a trained speaker, another engine)", takes // 2 + 1),
+        "unseen espeak-ng voices": heard("espeak", "word, unseen espeak-ng voices"),
+        "unseen flite voice": heard("flite", "word, unseen flite voice"),
+        "festival": heard("festival", "word, festival (a trained speaker, another engine)"),
         "beeps": lambda: _beeps(rng, size),
         "sound and picture": lambda: _mixed(rng, banks["espeak"], size // 2),
         "text and turns": lambda: _talk(rng, size // 2),
@@ -178,10 +177,11 @@ def _pairs(rng: np.random.Generator, count: int) -> Iterator[Case]:
         yield Case(media, turns, rows)
 
 
-def _words(rng: np.random.Generator, bank: speech.Bank, row: str, takes: int) -> Iterator[Case]:
-    for word in WORDS:
-        for _ in range(takes):
-            sound = speech.augment(bank.take(word, rng), rng)
+def _words(rng: np.random.Generator, bank: speech.Bank, row: str) -> Iterator[Case]:
+    """Every recording of a bank once: one that was asked twice would tell nothing new."""
+    for word, recorded in bank.takes.items():
+        for take in recorded:
+            sound = speech.augment(take.astype(np.float32) / 32767, rng)
             yield Case([("audio", sound)], [TASKS["word"].turn(Shown(None, word), rng)], [row])
 
 

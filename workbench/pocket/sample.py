@@ -11,8 +11,6 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from workbench.pocket.exam import Case, parts
 from workbench.pocket.questions import Turn
 from workbench.pocket.speech import RATE
@@ -30,7 +28,7 @@ _SIDE = 320  # pixels kept of a picture's longer side
 def make(seed: int = 4242) -> list[Case]:
     """The first cases of every part of the exam, and one of each spoken word a voice."""
     chosen: list[Case] = []
-    for name, cases in parts(np.random.default_rng(seed), 60, progress=True).items():
+    for name, cases in parts(seed, 60, progress=True).items():
         every = list(cases())
         step = max(1, len(every) // 31) if name not in _EACH else 1
         chosen += every[::step][: _EACH.get(name, 31)]
