@@ -48,6 +48,8 @@ class Panel(anywidget.AnyWidget):
             cls._esm = esm.module(cls.NAME)
             cls._css = esm.style(cls.NAME)
 
+    _own_layout: ipywidgets.Layout | None = None  # that ipywidgets made for it
+
     def __init__(self, **more: Any) -> None:
         self._busy = threading.Lock()
         super().__init__(**more)
