@@ -184,7 +184,7 @@ def test_two_ways_to_one_name_are_two_models(monkeypatch):
     """The catalog's own choice, and weights that were named: both quantized, and neither is given for the other."""
     seen = []
 
-    def load(entry, pinned, device, drafter, room, *, progress):
+    def load(entry, pinned, device, drafter, room, kept, *, progress):
         seen.append((entry.source, pinned["quantization"], drafter))
         return types.SimpleNamespace(name=entry.name, _close=lambda: None)
 

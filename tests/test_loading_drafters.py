@@ -24,7 +24,7 @@ def chosen(monkeypatch):
     """What ``load`` would read, on a laptop with 12 GB free or a GPU with 78."""
     seen = []
 
-    def read(entry, pinned, device, drafter, room, *, progress):
+    def read(entry, pinned, device, drafter, room, kept, *, progress):
         seen.append((entry.source, pinned["quantization"], drafter))
         raise KeyboardInterrupt
 

@@ -113,13 +113,13 @@ def conversation(
         turns.append({"role": "user", "content": [*media.parts(shown), {"type": "text", "text": question}]})
     if not turns:
         raise PromptError("There is nothing to answer: give a question, or history= that ends with one.")
-    if turns[-1]["role"] == "model" and not turns[-1].keys() & EXTRAS:
-        raise PromptError("history= ends with an answer: give a question, or messages that end with one.")
     if turns[-1]["role"] != "user" and any(shown.values()):
         raise PromptError(
             "images=, audio= and video= go with a question, or with a user's turn at the end of the messages; the last "
             f"turn is of the role {turns[-1]['role']}. Put them into the content of the message they belong to."
         )
+    if turns[-1]["role"] == "model" and not turns[-1].keys() & EXTRAS:
+        raise PromptError("history= ends with an answer: give a question, or messages that end with one.")
     held = {kind: tuple(loaded) for kind, loaded in media.held.items()}
     return Conversation(tuple(turns), held["image"], held["audio"], held["video"])
 
