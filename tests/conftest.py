@@ -51,5 +51,5 @@ def unload_what_a_test_loads():
 
     before = set(map(id, workbench.loaded().values()))
     yield
-    while new := [name for name, model in workbench.loaded().items() if id(model) not in before]:
-        workbench.unload(new[0])  # one at a time: the others' names depend on how many there are
+    for name in [name for name, model in workbench.loaded().items() if id(model) not in before]:
+        workbench.unload(name)

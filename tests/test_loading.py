@@ -203,8 +203,8 @@ def test_two_ways_to_one_name_are_two_models(monkeypatch):
     ]  # fmt: skip
     with pytest.raises(ModelError, match=r"one repository.*variant='google/gemma-4-12B-it-qat-w4a16-ct'"):
         workbench.load("gemma-4-12b", revision="abc123")
-    while "gemma-4-12b" in workbench.loaded():
-        workbench.unload("gemma-4-12b")
+    for name in [name for name in workbench.loaded() if name.startswith("gemma-4-12b")]:
+        workbench.unload(name)
 
 
 @pytest.mark.parametrize(
