@@ -84,7 +84,10 @@ def test_a_gpu_that_is_full_is_the_same_error(tmp_path):
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    for read in (full, lambda: (_ for _ in ()).throw(MemoryError())):
+    def unmapped():
+        raise OSError(12, "Cannot allocate memory")  # of a file that is mapped
+
+    for read in (full, unmapped, lambda: (_ for _ in ()).throw(MemoryError())):
         with pytest.raises(DoesNotFit, match="Memory ran out"):
             loading.read_from("mine", tmp_path, read)
     with pytest.raises(ModelError, match="no such key"):

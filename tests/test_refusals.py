@@ -335,3 +335,5 @@ def test_what_was_said_and_shown_can_be_changed_and_asked_again():
     asked = model.ask("What is at the bottom right?", images=[SCENE], temperature=0)
     assert other.tokens.token_id.tolist() == asked.tokens.token_id.tolist()
     assert first.question == "What is at the top left?", "the trace is not what was changed"
+    with pytest.raises(TraceError, match="None is none"):
+        workbench.messages(None)

@@ -242,6 +242,28 @@ def test_a_run_and_stop_do_not_wait_for_what_a_view_asks(bench):
     assert not bench.running
 
 
+def test_a_page_is_written_after_a_run_that_was_stopped(bench, tmp_path):
+    asked = []
+
+    def attend(trace, tokens=None, stop=None):
+        asked.append(stop.is_set())
+        raise TraceError("nothing to be seen.")
+
+    bench.model.attend = attend
+    bench._keep(make_trace())
+    bench.model.go.clear()
+    bench.question.value = "x"
+    bench.run()
+    bench.stop()
+    bench.model.go.set()
+    bench.wait(5)
+    assert bench.trace.finish == "stopped"
+    bench.history.value = 0
+    with pytest.raises(TraceError, match="nothing to be seen"):
+        bench.export(str(tmp_path / "page.html"))
+    assert asked == [False]
+
+
 def test_the_end_of_a_page_ends_no_look_of_a_reader(bench, tmp_path):
     looked, entered, go, ended = bench.views["Where it looked"], threading.Event(), threading.Event(), []
 

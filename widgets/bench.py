@@ -336,10 +336,10 @@ class Workbench(ipywidgets.VBox):
         self._say(f"Exported: {target.resolve()}")
         return target
 
-    def _write_page(self, path: str | None = None) -> Path:
+    def _write_page(self, path: str | None = None, stop: threading.Event | None = None) -> Path:
         trace, target = self._shown(), self._target(path, ".html")
         where = AttentionView(trace, self.model)  # of its own: Stop ends what the page asks, and no look of a reader
-        where.halt(self._stop)
+        where.halt(stop)
         try:
             shown = {**self.views, "Where it looked": where}
             to_html([view for name, view in shown.items() if name != "Drafts" or len(trace.rounds)], target)
@@ -356,7 +356,7 @@ class Workbench(ipywidgets.VBox):
 
         def work() -> None:
             try:
-                target = self._write_page()
+                target = self._write_page(stop=self._stop)
                 with self._ending:
                     self._say(f"Exported: {target.resolve()}")
                     self._state(running=False)

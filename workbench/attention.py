@@ -50,7 +50,7 @@ _CHUNK_BYTES = 64 << 20  # of scores held at once
 _CHUNK_CPU = 2 << 20  # on a processor: what stays in its cache, since the scores are gone through four times
 _ROLLOUT_MOST = 8192  # positions; two float32 matrices of this side are 0.5 GB
 _LOGIT_ROWS = 64
-_ANOTHER = 1.0  # nats from the recorded logprob; rounding to 16 bits and packed weights' kernels stay below a half
+_ANOTHER = 1.0  # nats from the recorded logprob; pocket in bfloat16, packed or not, stays below 0.2
 
 
 @dataclass(eq=False)

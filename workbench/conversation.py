@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -137,16 +138,37 @@ def messages(trace: Trace, *, answer: bool = False) -> list[dict[str, Any]]:
 
     Returns:
         ``{"role": …, "content": [{"type": "text", "text": …}, {"type": "image", "image": …}, …]}`` for each turn, with
-        the pictures, sounds and videos themselves.
+        the pictures, sounds and videos themselves. The trace does not change with them.
+
+    Raises:
+        TraceError: It is no trace.
+        PromptError: Its answer is wanted, and calls a tool.
     """
+    if not isinstance(trace, Trace):
+        raise TraceError(f"messages takes a trace; {type(trace).__name__} {trace!r:.60} is none.")
     held: dict[str, tuple[Any, ...]] = {"image": trace.images, "audio": trace.audio, "video": trace.video}
 
     def part(p: Mapping[str, Any]) -> dict[str, Any]:
         kind = p["type"]
         return dict(p) if kind == "text" else {"type": kind, kind: held[kind][p["index"]]}
 
-    made = [{**m, "content": [part(p) for p in m["content"]]} for m in trace.prompt.messages]
-    return [*made, {"role": "model", "content": [{"type": "text", "text": trace.text}]}] if answer else made
+    turns = copy.deepcopy([dict(m) for m in trace.prompt.messages])
+    made = [{**turn, "content": [part(p) for p in turn["content"]]} for turn in turns]
+    return [*made, _said(trace)] if answer else made
+
+
+def _said(trace: Trace) -> dict[str, Any]:
+    """A trace's answer as a turn.
+
+    Raises:
+        PromptError: It calls a tool.
+    """
+    if trace.calls:
+        raise PromptError(
+            f"This trace ends with a call, {trace.calls[0]}, and no result. Pass run_tools=, or go on with "
+            "history=workbench.tools.answered(trace, results)."
+        )
+    return {"role": "model", "content": [{"type": "text", "text": trace.text}]}
 
 
 def listed(sources: Any, kind: str) -> list[Any]:
@@ -174,13 +196,7 @@ def _history(history: Any, media: _Media, shown: Mapping[str, Sequence[Any]]) ->
     if history is None:
         return []
     if isinstance(history, Trace):
-        if history.calls:
-            raise PromptError(
-                f"history= is a trace that ends with a call, {history.calls[0]}, and no result. Pass run_tools=, or go "
-                "on with history=workbench.tools.answered(trace, results)."
-            )
-        turns = [dict(m) for m in history.prompt.messages]
-        return [*turns, {"role": "model", "content": [{"type": "text", "text": history.text}]}]
+        return [*(dict(m) for m in history.prompt.messages), _said(history)]
     if isinstance(history, (str, Mapping)) or not isinstance(history, Iterable):
         raise PromptError(f"history is {type(history).__name__}; expected a list of messages, or a Trace.")
     turns = []

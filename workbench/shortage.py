@@ -15,8 +15,8 @@ _WORDS = re.compile("allocate memory|out of memory", re.IGNORECASE)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether memory ran out; torch has a kind of its own for CUDA alone, and words for others."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_WORDS.search(str(error))))
+    """Whether memory ran out; torch has a kind of its own for CUDA alone, and words for others, as files have."""
+    return isinstance(error, MemoryError) or bool(_WORDS.search(str(error)))
 
 
 def within(model: Any, what: str, work: Callable[[], T]) -> T:
@@ -33,7 +33,7 @@ def within(model: Any, what: str, work: Callable[[], T]) -> T:
     made = None
     try:
         made = work()
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if not ran_out(error):
             raise
     # not within the handler: a notebook keeps an error, and through the one that led to it all that its frames held
