@@ -23,7 +23,7 @@ import numpy as np
 
 import workbench
 from benchmarks import shapes
-from benchmarks.measure import Row, arguments, clock, finish, pairs
+from benchmarks.measure import Row, arguments, clock, device, finish, pairs
 from workbench.model import LoadedModel
 from workbench.trace import Trace
 
@@ -131,6 +131,7 @@ class Contest:
         inputs = processor(
             text=text, images=[image], audio=[self.samples], return_tensors="pt", add_special_tokens=False
         )
+        inputs = inputs.to(self.model.transformer.device)
         ready = time.perf_counter()
         torch.manual_seed(seed)
         out = self.model.transformer.generate(**inputs, **chosen, max_new_tokens=self.tokens, streamer=stamps)
@@ -230,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="+", default=["pocket", "300M"], choices=["pocket", *shapes.SHAPES])
     parser.add_argument("--tokens", type=int, help="to generate (default: 64 on pocket, 24 on others)")
     parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: one thread, its seconds of CPU")
+    device(parser)
     args = parser.parse_args(argv)
     rows: list[Row] = []
     with clock(cpu=args.cpu_time):
@@ -240,7 +242,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(name: str, args: argparse.Namespace) -> list[Row]:
     """All rows of one shape."""
-    model = workbench.load(progress=False) if name == "pocket" else shapes.build(name)
+    if name == "pocket":
+        model = workbench.load(device=args.device, progress=False)
+    else:
+        model = shapes.build(name, dtype=args.dtype, device=args.device)
     # a pass of a larger shape takes seconds, and varies less
     repeats = 1 if args.quick else args.repeats if name == "pocket" else max(args.repeats // 2, 1)
     much = {"repeats": repeats, "warm_up": 0 if args.quick else 1}

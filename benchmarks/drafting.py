@@ -23,7 +23,7 @@ import numpy as np
 import workbench
 from benchmarks import shapes
 from benchmarks.decode import GREEDY, Stamps, endless, picture, sound
-from benchmarks.measure import Row, arguments, clock, finish, pairs
+from benchmarks.measure import Row, arguments, clock, device, finish, pairs
 from workbench.model import LoadedModel
 from workbench.trace import Trace
 
@@ -71,6 +71,7 @@ def assisted(model: LoadedModel, task: dict[str, Any], drafts: int) -> tuple[lis
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": task["question"]}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = processor(text=text, return_tensors="pt", add_special_tokens=False, **media)
+    inputs = inputs.to(model.transformer.device)
     model.drafter.generation_config.num_assistant_tokens = drafts
     stamps = Stamps()
     out = model.transformer.generate(
@@ -171,11 +172,12 @@ def measured(name: str, args: argparse.Namespace) -> list[Row]:
     repeats = 1 if args.quick else args.repeats if name == "pocket" else max(args.repeats // 3, 1)
     much = {"repeats": repeats, "warm_up": 0 if args.quick else 1}
     if name == "pocket":
-        return drafted_rows(workbench.load(progress=False), name, args.tasks, much, own=True)
+        return drafted_rows(workbench.load(device=args.device, progress=False), name, args.tasks, much, own=True)
     from workbench.pocket.drafter import build_drafter
 
-    plain = shapes.build(name)
+    plain = shapes.build(name, dtype=args.dtype, device=args.device)
     drafter = build_drafter(plain.transformer).eval().requires_grad_(requires_grad=False)
+    drafter = drafter.to(device=args.device, dtype=plain.transformer.dtype)
     model = LoadedModel(plain.transformer, plain.processor, plain.info, drafter=drafter)
     TASKS["long"] = {**TASKS["story"], "max_new_tokens": 8 if args.quick else 48}
     return drafted_rows(model, name, ["long"], much, own=False)
@@ -187,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", nargs="+", default=["pocket", "300M"], choices=["pocket", *shapes.SHAPES])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS), help="on pocket")
     parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: one thread, its seconds of CPU")
+    device(parser)
     args = parser.parse_args(argv)
     rows: list[Row] = []
     with clock(cpu=args.cpu_time):

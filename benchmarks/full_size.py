@@ -3,8 +3,8 @@
 Both source forms are written to a temporary folder, one after the other (plain bfloat16: 24 GB; compressed-tensors
 ``pack-quantized``: 8 GB); the drafter is left out, and counted from its published parameters. Each is loaded in an
 interpreter of its own, asked about a picture and a sound for ten tokens, and its memory watched: held bytes are
-parameters and buffers, the peak is anonymous memory (pages of the files come and go). Then ``workbench quantize``
-writes the packed form and that is loaded. ``--shape`` takes a smaller one.
+parameters and buffers, the peak is anonymous memory (pages of the files come and go); with ``--device cuda`` it is what
+torch took there. Then ``workbench quantize`` writes the packed form and that is loaded. ``--shape``: a smaller one.
 """
 
 from __future__ import annotations
@@ -43,18 +43,20 @@ def watch():
 import torch, transformers
 threading.Thread(target=watch, daemon=True).start()
 began = time.perf_counter()
-model = workbench.load(sys.argv[1], quantization=sys.argv[2] or None, progress=False)
-load_s, load_peak = time.perf_counter() - began, peak[0]
+on = sys.argv[3]
+taken = torch.cuda.max_memory_allocated if on.startswith("cuda") else lambda: peak[0]
+model = workbench.load(sys.argv[1], quantization=sys.argv[2] or None, device=on, progress=False)
+load_s, load_peak = time.perf_counter() - began, taken()
 before = held_bytes(model.transformer)
 trace = model.ask("What is this?", images=[picture()], audio=[(sound(), 16_000)], temperature=0, max_new_tokens=10)
 done.set()
 steps = np.diff(trace.tokens.time_s)
-block = torch.ones(1 << 26, dtype=torch.int64)
+block = torch.ones(1 << 26, dtype=torch.int64, device=on)
 def read():
-    began = time.perf_counter(); block.max(); return block.nbytes / (time.perf_counter() - began)
+    began = time.perf_counter(); block.max().item(); return block.nbytes / (time.perf_counter() - began)
 print(json.dumps({
     "load_s": load_s, "load_peak": load_peak, "held": before, "held_after": held_bytes(model.transformer),
-    "peak": max(peak[0], load_peak), "tokens": len(trace.tokens), "first_s": float(trace.tokens.time_s[0]),
+    "peak": max(taken(), load_peak), "tokens": len(trace.tokens), "first_s": float(trace.tokens.time_s[0]),
     "step_s": float(np.median(steps)), "bandwidth": max(read() for _ in range(5)),
 }))
 """
@@ -139,9 +141,9 @@ def _told(made: dict[str, Any]) -> str:
             f"most; first token after {made['first_s']:.0f} s, then {made['step_s']:.2f} s each")  # fmt: skip
 
 
-def _run(folder: Path, quantization: str) -> dict[str, Any]:
+def _run(folder: Path, quantization: str, device: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(folder), quantization], capture_output=True, text=True, check=False
+        [sys.executable, "-c", RUN, str(folder), quantization, device], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{folder.name} failed:\n{done.stderr[-3000:]}")
@@ -159,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=shapes.SHAPES, default="12B")
     parser.add_argument("--forms", nargs="+", choices=("plain", "packed"), default=["packed", "plain"])
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default: cpu)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     args = parser.parse_args(argv)
@@ -173,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"writing random weights of {shape.name}, {form}")
             write(shape, root / form, packed=form == "packed")
             _say("loading them as int4, and asking about a picture and a sound")
-            rows[form] = _run(root / form, "int4")
+            rows[form] = _run(root / form, "int4", args.device)
             _say(_told(rows[form]))
             if form == "plain":  # packed weights are kept as they come
                 _say("keeping them packed, as `workbench quantize` does")
@@ -181,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 repack.quantize(root / form, root / "kept")
                 wrote = time.perf_counter() - began
                 _say(f"written in {wrote:.0f} s; loading that")
-                rows["kept"] = {**_run(root / "kept", ""), "write_s": wrote}
+                rows["kept"] = {**_run(root / "kept", "", args.device), "write_s": wrote}
                 _say(_told(rows["kept"]))
             shutil.rmtree(root / form)
     print(

@@ -24,7 +24,7 @@ from typing import Any
 
 from workbench.flight import interval
 
-__all__ = ["Row", "arguments", "clock", "finish", "interval", "machine", "pairs", "rounds", "table"]
+__all__ = ["Row", "arguments", "clock", "device", "finish", "interval", "machine", "pairs", "rounds", "table", "wait"]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def clock(*, cpu: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the numbers hold for."""
     import torch
 
@@ -143,8 +143,10 @@ def machine() -> dict[str, Any]:
             name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     except OSError:
         pass
+    if device.startswith("cuda"):
+        device = torch.cuda.get_device_name(device)
     return {
-        "cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "cpu": name, "device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "clock": "CPU" if time.perf_counter is time.process_time else "wall",
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(), "torch": torch.__version__,
@@ -191,9 +193,24 @@ def arguments(about: str | None, *, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
+def device(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a benchmark that runs on a GPU too."""
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or mps (default: cpu)")
+    parser.add_argument("--dtype", default="float32", help="of random weights, by torch's name (default: float32)")
+
+
+def wait(name: str) -> None:
+    """Until a device has done what it was told."""
+    import torch
+
+    kind = torch.device(name).type
+    if kind != "cpu":
+        getattr(torch, kind).synchronize()
+
+
 def finish(rows: Sequence[Row], args: argparse.Namespace) -> int:
     """Print the table, write the file; the exit code."""
-    where = machine()
+    where = machine(getattr(args, "device", "cpu"))
     print(table(rows))
     print("\n" + ", ".join(f"{name} {value}" for name, value in where.items() if value is not None))
     if args.json:

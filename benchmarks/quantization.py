@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import packed_peers
-from benchmarks.measure import Row, arguments, clock, finish, rounds
+from benchmarks.measure import Row, arguments, clock, finish, rounds, wait
 from benchmarks.packed_peers import PEERS, Scheme, held, missing, of_torch
 
 __all__ = ["main", "quality", "schemes", "speed"]
@@ -35,8 +35,8 @@ PLAIN, AIM = "bfloat16", "llama.cpp Q4_0"
 _BY_NAME = {"nf4": "bitsandbytes NF4", "torchao-int8": "torchao int8"}  # as ``load`` takes it: the peer's name here
 
 
-def schemes(weight: Any) -> dict[str, Scheme]:
-    """A weight (N, K), bfloat16, in every scheme there is here."""
+def schemes(weight: Any, device: str = "cpu") -> dict[str, Scheme]:
+    """A weight (N, K), bfloat16, in every scheme there is here; on a GPU those of others are left out."""
     import torch
     from torch import nn
 
@@ -47,40 +47,44 @@ def schemes(weight: Any) -> dict[str, Scheme]:
     out = {}
     for name, dtype in ((PLAIN, torch.bfloat16), ("float32", torch.float32)):
         plain = nn.Linear(width, height, bias=False, dtype=dtype, device="meta")
-        plain.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        plain.weight = nn.Parameter(weight.to(device, dtype), requires_grad=False)
         out[name] = of_torch(plain, weight.float)
     int4, int8 = (kind(height, width, torch.bfloat16) for kind in (Int4Linear, Int8Linear))
     coded, whole = grid.to_grid(weight)[:2], grid.to_int8(weight)
-    int4.take(*coded, "cpu")
-    int8.take(*whole, "cpu")
+    int4.take(*coded, device)
+    int8.take(*whole, device)
     for layer in (int4, int8):
         layer.finish()
     out["int4"] = of_torch(int4, lambda: grid.values(coded[0], coded[1].float()))
     out["int8"] = of_torch(int8, lambda: whole[0].float() * whole[1].float()[:, None])
-    return out | {name: make(weight) for name, (_module, _package, make) in PEERS.items() if not missing(name)}
+    return (
+        out
+        if device != "cpu"
+        else out | {name: make(weight) for name, (_module, _package, make) in PEERS.items() if not missing(name)}
+    )
 
 
-def speed(name: str, rows: Sequence[int], repeats: int) -> list[Row]:
+def speed(name: str, rows: Sequence[int], repeats: int, device: str = "cpu") -> list[Row]:
     """A layer's products in every scheme against bfloat16, and int4's against llama.cpp's where it is installed."""
     import torch
 
     height, width = LAYERS[name]
     weight = torch.nn.Linear(width, height, bias=False, dtype=torch.bfloat16).weight.detach()
-    held_as = schemes(weight)
+    held_as = schemes(weight, device)
     errors: dict[str, dict[int, tuple[float, float]]] = {scheme: {} for scheme in held_as}
     xs = {count: torch.randn(count, width).bfloat16() for count in rows}
-    ready = {count: {scheme: one.prepare(x) for scheme, one in held_as.items()} for count, x in xs.items()}
+    ready = {count: {scheme: one.prepare(x.to(device)) for scheme, one in held_as.items()} for count, x in xs.items()}
     with torch.inference_mode():
         for scheme, one in held_as.items():
             values = one.values()
             for count, x in xs.items():
                 first = x[:8].float()  # of each pass; a float32 product of them all takes long
-                got = one.read(ready[count][scheme]())[:8].float()
+                got = one.read(ready[count][scheme]())[:8].float().cpu()
                 errors[scheme][count] = _off(got, first @ weight.float().T), _off(got, first @ values.T)
             del values
         out = []
         for count in rows:
-            ways = {scheme: _timed(run) for scheme, run in ready[count].items()}
+            ways = {scheme: _timed(run, device) for scheme, run in ready[count].items()}
             began = time.monotonic()
             seconds = rounds(ways, repeats=repeats)
             print(f"{name}, {count} rows done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
@@ -105,26 +109,28 @@ def _off(got: Any, expected: Any) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-def _timed(run: Callable[[], Any]) -> Callable[[], float]:
+def _timed(run: Callable[[], Any], device: str) -> Callable[[], float]:
     def once() -> float:
-        times, began = 0, time.perf_counter()
+        times, many, began = 0, 1 if device == "cpu" else 20, time.perf_counter()
         while True:
-            run()
-            times += 1
+            for _ in range(many):  # a GPU is told many at once, as in a pass: waiting for each would be timed as well
+                run()
+            wait(device)
+            times += many
             if (spent := time.perf_counter() - began) > 0.05:
                 return spent / times
 
     return once
 
 
-def quality(questions: Sequence[str] = QUESTIONS, *, exam: bool = False) -> list[dict[str, Any]]:
+def quality(questions: Sequence[str] = QUESTIONS, *, exam: bool = False, device: str = "cpu") -> list[dict[str, Any]]:
     """KL and agreement of pocket in each scheme with pocket as it is, over answers about a picture."""
     import workbench
     from workbench.packed import count
     from workbench.pocket import WEIGHTS
 
     def loaded(scheme: str | None) -> Any:
-        return workbench.load("pocket", drafter=False, quantization=scheme, progress=False)
+        return workbench.load("pocket", drafter=False, quantization=scheme, device=device, progress=False)
 
     picture = WEIGHTS.parent / "examples" / "scene.png"
     plain = loaded(None)
@@ -213,19 +219,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS))
     parser.add_argument("--threads", type=int, help="threads of torch and ggml; those torch chooses")
     parser.add_argument("--cpu-time", action="store_true", help="count seconds of CPU in one thread, on a busy machine")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or mps (default: cpu)")
     parser.add_argument("--exam", action="store_true", help="put the sample of pocket's exam to every scheme; minutes")
     args = parser.parse_args(argv)
     for name in PEERS:
         if command := missing(name):
             print(f"{name} is not installed: {command}")
-    print(_quality_table(quality(QUESTIONS[:1] if args.quick else QUESTIONS, exam=args.exam)) + "\n")
+    print(
+        _quality_table(quality(QUESTIONS[:1] if args.quick else QUESTIONS, exam=args.exam, device=args.device)) + "\n"
+    )
     rows = []
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(args.threads or before)
         with clock(cpu=args.cpu_time):
             for name in args.layers:
-                rows += speed(name, args.rows, 1 if args.quick else args.repeats)
+                rows += speed(name, args.rows, 1 if args.quick else args.repeats, args.device)
             print(_scheme_table(rows) + "\n")
             return finish(rows, args)
     finally:

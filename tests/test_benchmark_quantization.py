@@ -34,7 +34,7 @@ def test_speed_rows(tmp_path, capsys, monkeypatch, peers):
     monkeypatch.setattr(
         quantization,
         "quality",
-        lambda questions, *, exam: [{"scheme": "int4", **POCKET, **({"exam": (3, 4)} if exam else {})}],
+        lambda questions, *, exam, device: [{"scheme": "int4", **POCKET, **({"exam": (3, 4)} if exam else {})}],
     )
     args = ["--quick", "--rows", "1", "5", "--layers", "small", "--json", str(tmp_path / "rows.json"), "--cpu-time"]
     assert quantization.main([*args, "--exam"]) == 0

@@ -3,11 +3,12 @@
 How a packed weight lies in memory differs by device and, on the CPU, by the instructions it has. So it is stored in
 one form (see :mod:`workbench.grid`) and packed for the device when it is loaded:
 
-    compiled a product of our own for x86 with AVX2, bfloat16 and package llvmlite: :mod:`workbench.compiled`. The
-             stored form, 0.5625 byte a weight
+    compiled a product of our own with the stored form, 0.5625 byte a weight; bfloat16 only. On CUDA
+             :mod:`workbench.compiled_cuda`, on x86 with AVX2 and package llvmlite :mod:`workbench.compiled`
     cpu      ``_weight_int4pack_mm_for_cpu``, 0.625 byte a weight in 16 bit; many rows, and on x86 other types than
              bfloat16: :mod:`workbench.tiles`
-    tiled    ``_weight_int4pack_mm``: CUDA from compute capability 8.0, and Apple's MPS; bfloat16 only
+    tiled    ``_weight_int4pack_mm``: Apple's MPS, and CUDA from compute capability 8.0 where nothing can be compiled;
+             bfloat16 only
     plain    the stored form; the layer is unpacked each time it is used. Everywhere else, and for shapes that a kernel
              does not take
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from workbench import compiled, grid, tiles
+from workbench import compiled, compiled_cuda, grid, tiles
 from workbench.errors import ModelError
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Int4Linear(_Packed):
 
     def _product(self, x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         if self.kernel == "compiled":
-            return compiled.product(x, packed, scale)
+            return (compiled_cuda if x.is_cuda else compiled).product(x, packed, scale)
         if self.kernel == "cpu":
             size = tiles.block()
             if size and tiles.better(len(x), x.dtype) and self.out_features % size == 0:
@@ -253,6 +254,8 @@ def int8_product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> 
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     if len(flat) < compiled.MANY8 and compiled.takes(flat.device, flat.dtype, flat.shape[1]):
         out = compiled.product8(flat, packed, scale)
+    elif compiled_cuda.takes(flat.device, flat.dtype, flat.shape[1]):
+        out = compiled_cuda.product8(flat, packed, scale)
     elif flat.device.type == "cpu" and (tiles.better(len(flat), flat.dtype) or flat.shape[1] % 32):
         # PyTorch's kernel reads beyond the end of rows that are no multiple of 32
         out = tiles.product8(flat, packed, scale)
@@ -277,6 +280,8 @@ def kernel_for(device: torch.device, dtype: torch.dtype, rows: int, columns: int
         if compiled.takes(device, dtype, columns):
             return "compiled"
         return "cpu" if rows % 16 == 0 else "plain"
+    if compiled_cuda.takes(device, dtype, columns):
+        return "compiled"
     # asked of the device: bfloat16 "is supported", by emulation, on devices these kernels do not run on
     able = device.type == "mps" or (device.type == "cuda" and _capability(device.index or 0) >= (8, 0))
     return "tiled" if able and dtype == torch.bfloat16 and rows % 8 == 0 else "plain"
