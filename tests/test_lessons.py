@@ -191,6 +191,7 @@ def test_jupyterlab_starts_prints_its_address_and_offers_no_news(tmp_path):
         page = get(f"{address[0].strip()}")
         config = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
         assert config["news"] == {"disabled": True}
+        assert "@jupyterlab/apputils-extension:announcements" in config["disabledExtensions"]
         assert config["extensionManager"]["name"] == "read-only"
         assert json.loads(get(f"{address[1]}/api/contents?token={address[2]}"))["content"]
         with pytest.raises(urllib.error.HTTPError, match="403"):

@@ -31,6 +31,7 @@ __all__ = ["FOLDER", "Copied", "command", "copy", "run", "source"]
 FOLDER = "gemma-workbench-notebooks"
 FIRST = "00_welcome.ipynb"
 _RECORD = ".workbench-lessons.json"
+_CONFIG = Path(__file__).with_name("jupyter")
 _HOST = "127.0.0.1"
 _PORT = 8888
 
@@ -142,7 +143,11 @@ def run(folder: Path, *, browser: bool, port: int | None, say: Callable[[str], N
         )
     port = _free_port(port)
     token = secrets.token_urlsafe(24)
-    environment = {**os.environ, "JUPYTER_TOKEN": token, "JUPYTER_PLATFORM_DIRS": "1"}  # no argument: others see those
+    environment = {
+        **os.environ, "JUPYTER_TOKEN": token, "JUPYTER_PLATFORM_DIRS": "1",  # no argument: others see those
+        # without news it would still ask, in the middle of the first lesson, whether they are wanted
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, (str(_CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")))),
+    }  # fmt: skip
     child = subprocess.Popen(command(folder, port, browser=browser), env=environment)
     told = False
     while True:
