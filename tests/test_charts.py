@@ -25,6 +25,11 @@ def test_words_have_one_bar_each():
     assert charts.words(trace, "entropy").layout.yaxis.title.text == "entropy (nats)"
     with pytest.raises(TraceError, match="expected probability"):
         charts.words(trace, "size")
+    for draw in (charts.words, charts.acceptance, charts.rounds, charts.kl, lambda x: charts.alternatives(x, 0)):
+        with pytest.raises(TraceError, match=r"This chart is of a Trace(Diff)?; int 5 is none"):
+            draw(5)
+    with pytest.raises(TraceError, match="of a Map; str 'map' is none"):
+        charts.heat(trace, "map")
     with pytest.raises(TraceError, match="no generated tokens"):
         charts.words(make_trace(tokens=0, finish="stopped"))
 

@@ -325,6 +325,9 @@ def test_what_the_first_sight_does_without_comes_last_in_a_page():
 def test_pages_that_cannot_be_written_are_refused(tmp_path):
     with pytest.raises(TraceError, match="cannot be written"):
         to_html(make_trace(), tmp_path / "no such folder" / "a.html")
+    for what in (5, None, "a.trace", [5]):
+        with pytest.raises(TraceError, match=r"A page takes a trace or views; .* is neither"):
+            to_html(what, "a.html")
     with pytest.raises(TraceError, match="nothing to show"):
         page(TokenView())
 

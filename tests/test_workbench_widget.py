@@ -13,7 +13,7 @@ from tests.traces import INFO, make_image, make_sound, make_trace
 from widgets import AttentionView, Workbench
 from widgets.buffers import size
 from widgets.settings_form import GREEDY, MINE
-from workbench.errors import MediaError, PromptError, TraceError, WorkbenchError
+from workbench.errors import MediaError, ModelError, PromptError, TraceError, WorkbenchError
 from workbench.trace import Trace
 
 
@@ -590,3 +590,9 @@ def test_it_begins_with_a_trace_and_shows_without_scripts():
     data, _ = bench._repr_mimebundle_()
     assert "red" in data["text/html"]
     assert "1 runs" in repr(bench)
+
+
+@pytest.mark.parametrize("model", [5, None, "pocket"])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ModelError, match=r"takes what workbench.load.. gives; .* is none"):
+        Workbench(model)

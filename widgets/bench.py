@@ -29,7 +29,7 @@ from widgets.export import to_html
 from widgets.media_input import MediaInput
 from widgets.settings_form import SettingsForm
 from widgets.token_view import TokenView
-from workbench.errors import PromptError, TraceError
+from workbench.errors import ModelError, PromptError, TraceError
 from workbench.trace import Token, Trace
 
 __all__ = ["Workbench"]
@@ -54,6 +54,9 @@ class Workbench(ipywidgets.VBox):
         traces: Every run so far, oldest first.
         trace: The one that is shown; None before the first.
         running: Whether a run is going on.
+
+    Raises:
+        ModelError: ``model`` cannot be asked.
     """
 
     traces = traitlets.Tuple(help="Runs, oldest first.")
@@ -61,6 +64,10 @@ class Workbench(ipywidgets.VBox):
     running = traitlets.Bool(default_value=False)
 
     def __init__(self, model: Any, trace: Trace | None = None, **more: Any) -> None:
+        if not callable(getattr(model, "ask", None)):
+            raise ModelError(
+                f"A Workbench takes what workbench.load() gives; {type(model).__name__} {model!r:.60} is none."
+            )
         self.model = model
         self._stop = threading.Event()
         self._ending = threading.RLock()  # so that no "Stopping …" comes after the last word on a run

@@ -42,6 +42,7 @@ def words(trace: Trace, measure: Literal["probability", "entropy", "rank"] = "pr
     Raises:
         TraceError: There are no tokens, or no such measure.
     """
+    _is(trace, Trace)
     t = trace.tokens
     if not len(t):
         raise TraceError("This trace has no generated tokens to draw.")
@@ -67,6 +68,7 @@ def alternatives(trace: Trace, token: int, most: int = 10) -> go.Figure:
     Raises:
         TraceError: There is no such token.
     """
+    _is(trace, Trace)
     k = trace.index(token)
     rows = list(zip(trace.tokens.top_ids[k].tolist(), trace.tokens.alternatives(k), strict=True))[:most][::-1]
     said = int(trace.tokens.token_id[k])
@@ -121,6 +123,8 @@ def heat(trace: Trace, made: Map) -> go.Figure:
     Raises:
         TraceError: A map of words or of video, or of a picture that the trace does not have.
     """
+    _is(trace, Trace)
+    _is(made, Map)
     if made.kind == "image" and made.media is not None and made.media < len(trace.images):
         image = trace.images[made.media]
         rows, cols = made.values.shape
@@ -150,7 +154,12 @@ def heat(trace: Trace, made: Map) -> go.Figure:
 
 
 def kl(diff: TraceDiff) -> go.Figure:
-    """KL of each place of two traces, in nats; places with another first choice are striped."""
+    """KL of each place of two traces, in nats; places with another first choice are striped.
+
+    Raises:
+        TraceError: It is not what ``workbench.compare`` gave.
+    """
+    _is(diff, TraceDiff)
     return _figure(
         [{"type": "bar", "x": [*range(len(diff))], "y": diff.kl.tolist(),
           "marker": {"color": BLUE, "pattern": {"shape": ["" if same else "/" for same in diff.agree]}}}],
@@ -170,7 +179,14 @@ def _plain(words_: str) -> str:
     return html.escape(UNSAFE.sub("�", words_), quote=False)
 
 
+def _is(given: Any, kind: type) -> None:
+    """Refuse what is none, by name: an ``AttributeError`` within would not say what was wrong."""
+    if not isinstance(given, kind):
+        raise TraceError(f"This chart is of a {kind.__name__}; {type(given).__name__} {given!r:.60} is none.")
+
+
 def _drafted(trace: Trace) -> None:
+    _is(trace, Trace)
     if not len(trace.rounds):
         raise TraceError("Nothing was drafted in this run: ask with draft=4, say.")
 

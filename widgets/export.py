@@ -52,7 +52,7 @@ def to_html(what: Trace | View | Iterable[View], path: str | os.PathLike, *, tit
         The path.
 
     Raises:
-        TraceError: The file cannot be written, or there is nothing to show.
+        TraceError: The file cannot be written, there is nothing to show, or ``what`` is neither trace nor views.
     """
     text = page(what, title=title)
     target = Path(os.path.expanduser(path))  # noqa: PTH111 (Path's own fails at an unknown user)
@@ -75,7 +75,9 @@ def page(what: Trace | View | Iterable[View], *, title: str | None = None) -> st
         finally:
             for view in views:
                 view.close()
-    views = [what] if isinstance(what, View) else list(what)
+    views = [what] if isinstance(what, View) else list(what) if isinstance(what, Iterable) else None
+    if views is None or isinstance(what, (str, bytes)) or not all(isinstance(view, View) for view in views):
+        raise TraceError(f"A page takes a trace or views; {type(what).__name__} {what!r:.60} is neither.")
     shown = [(view, view.trace) for view in views if view.trace is not None]
     if not shown:
         raise TraceError("There is nothing to show: no view has a trace yet.")
