@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from workbench import compiled_cuda, grid  # noqa: E402
-from workbench.packed import Int4Linear, Int8Linear, held_bytes, int8_product, kernel_for  # noqa: E402
+from workbench.packed import Int4Linear, Int8Linear, held_bytes, int8_product  # noqa: E402
 
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.version.hip is not None, reason="this machine has no NVIDIA GPU"
@@ -40,41 +40,106 @@ def rows_of(count, width, seed=0):
 BOTH = pytest.mark.parametrize("made", [int4, int8])
 
 
-@pytest.mark.parametrize("capability", ["75", "80", "86", "89", "90", "100", "120"])
-@pytest.mark.parametrize("rows", [1, 8])
-def test_it_compiles_for_gpus_that_are_not_here(capability, rows):
+@pytest.fixture(scope="module")
+def nvrtc():
     found = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib/libnvrtc.so.*"))
     if not found:
         pytest.skip("this torch comes without NVRTC")
-    code = compiled_cuda.binary(ctypes.CDLL(str(found[0])), capability, rows, 2)
+    return ctypes.CDLL(str(found[0]))
+
+
+@pytest.mark.parametrize(("major", "minor"), [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_it_compiles_for_gpus_that_are_not_here(nvrtc, major, minor, rows):
+    try:
+        known = compiled_cuda.capability(nvrtc, major, minor)
+    except RuntimeError as error:
+        pytest.skip(str(error))  # a torch of an older CUDA, which does not run there either
+    code = compiled_cuda.binary(nvrtc, known, rows, 2)
     assert code.startswith(b"\x7fELF")
     assert all(name in code for name in (b"multiply4", b"multiply8", b"unpack4", b"unpack8"))
 
 
-def test_what_does_not_compile_is_told():
-    found = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib/libnvrtc.so.*"))
-    if not found:
-        pytest.skip("this torch comes without NVRTC")
+def test_a_gpu_newer_than_nvrtc_gets_what_runs_there(nvrtc):
+    assert compiled_cuda.capability(nvrtc, 8, 0) == "80"
+    assert compiled_cuda.capability(nvrtc, 9, 7) == "90"
+    with pytest.raises(RuntimeError, match=r"this NVRTC knows 7[05], .* and nothing for sm_990"):
+        compiled_cuda.capability(nvrtc, 99, 0)
+
+
+def test_what_does_not_compile_is_told(nvrtc):
     with pytest.raises(RuntimeError, match=r"NVRTC does not compile kernels\.cu for sm_1: .*invalid value"):
-        compiled_cuda.binary(ctypes.CDLL(str(found[0])), "1", 1, 2)
+        compiled_cuda.binary(nvrtc, "1", 1, 2)
 
 
 def test_without_a_gpu_it_takes_nothing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not compiled_cuda.takes(torch.device(GPU), torch.bfloat16, 64)
-    assert kernel_for(torch.device("mps"), torch.bfloat16, 64, 128) == "tiled"
+
+
+@pytest.fixture
+def untried(monkeypatch):
+    """A GPU that nothing is known of, here or not."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compiled_cuda, "_right", {})
+    return torch.device(GPU), torch.bfloat16, 64
+
+
+def on_the_cpu(weight_of):
+    return lambda x, packed, scale: (x.float() @ weight_of(packed, scale.float()).T).bfloat16()
+
+
+def test_a_gpu_is_taken_when_it_multiplies_rightly_and_is_asked_once(untried, monkeypatch):
+    move = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: self if to == (GPU,) else move(self, *to))
+    monkeypatch.setattr(compiled_cuda, "product", on_the_cpu(grid.values))
+    monkeypatch.setattr(compiled_cuda, "product8", on_the_cpu(lambda packed, scale: packed.float() * scale[:, None]))
+    with torch.device("meta"):  # a default that is not the CPU
+        assert compiled_cuda.takes(*untried)
+    monkeypatch.setattr(compiled_cuda, "product", lambda *_: pytest.fail("asked twice"))
+    assert compiled_cuda.takes(*untried)
+
+
+def test_a_gpu_that_multiplies_wrongly_is_left_to_pytorch(untried, monkeypatch):
+    move = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: self if to == (GPU,) else move(self, *to))
+    right = on_the_cpu(grid.values)
+    monkeypatch.setattr(compiled_cuda, "product", lambda x, *more: right(x, *more) + (len(x) == 5))
+    monkeypatch.setattr(compiled_cuda, "product8", on_the_cpu(lambda packed, scale: packed.float() * scale[:, None]))
+    with pytest.warns(RuntimeWarning, match=r"does not work on cuda:0 \(.* of 5 rows gives other numbers\)"):
+        assert not compiled_cuda.takes(*untried)
+    assert not compiled_cuda.takes(*untried)
+
+
+def test_memory_that_runs_out_then_says_nothing_of_the_gpu(untried, monkeypatch):
+    def none_left(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.Tensor, "to", none_left)
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled_cuda.takes(*untried)
+    assert not compiled_cuda._right
 
 
 @on_gpu
-def test_a_gpu_that_multiplies_wrongly_is_left_to_pytorch(monkeypatch):
-    monkeypatch.setattr(compiled_cuda, "product8", lambda x, packed, scale: x.new_zeros(len(x), len(packed)))
-    compiled_cuda._proof.cache_clear()
-    try:
-        with pytest.warns(RuntimeWarning, match="does not work on cuda:0 .gives other numbers"):
-            assert not compiled_cuda.takes(torch.device(GPU), torch.bfloat16, 64)
-        assert kernel_for(torch.device(GPU), torch.bfloat16, 64, 128) in ("tiled", "plain")
-    finally:
-        compiled_cuda._proof.cache_clear()
+def test_nothing_is_compiled_after_it_was_found_to_work():
+    assert compiled_cuda.takes(torch.device(GPU), torch.bfloat16, 64)
+    before = compiled_cuda.binary.cache_info().misses
+    for made in (int4, int8):
+        product, packed, scale, _ = made(24, 64)
+        for rows in range(1, 40):
+            product(rows_of(rows, 64).to(GPU), packed, scale)
+    assert compiled_cuda.binary.cache_info().misses == before
+
+
+@on_gpu
+def test_a_new_thread_may_be_the_first_to_use_a_function():
+    product, packed, scale, _ = int4(64, 256)
+    x = rows_of(5, 256).to(GPU)
+    alone = product(x, packed, scale)
+    compiled_cuda._gpus[0].functions.clear()
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(product, x, packed, scale).result(), alone)
 
 
 @on_gpu
@@ -146,7 +211,7 @@ def test_what_it_cannot_be_given_is_refused(made):
 @BOTH
 def test_threads_and_streams(made):
     product, packed, scale, _ = made(64, 256)
-    xs = [rows_of(k % 9 + 1, 256, k).to(GPU) for k in range(40)]
+    xs = [rows_of(k % 9 * 5 + 1, 256, k).to(GPU) for k in range(40)]
     alone = [product(x, packed, scale) for x in xs]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda x: product(x, packed, scale), xs))

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 import workbench  # noqa: E402
 from workbench import loading, repack  # noqa: E402
 from workbench.machine import Device, Machine  # noqa: E402
-from workbench.pocket import WEIGHTS  # noqa: E402
+from workbench.pocket import DRAFTER, WEIGHTS  # noqa: E402
 
 PLAIN = "google/gemma-4-12B-it-assistant"
 QAT = "google/gemma-4-12B-it-qat-q4_0-unquantized-assistant"
@@ -91,3 +91,17 @@ def test_the_warning_comes_with_the_load(tmp_path, monkeypatch):
         model = workbench.load(tmp_path / "mine", drafter=PLAIN, progress=False)
     assert model.info.drafter == PLAIN
     workbench.unload("mine")
+
+
+@pytest.mark.parametrize("quantization", [None, "int4"])
+def test_a_drafter_of_another_type_than_the_model_reads_what_it_says(tmp_path, quantization):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "half")
+    config = folder / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"float32"', '"bfloat16"'), "utf-8")
+    model = workbench.load(folder, drafter=DRAFTER, quantization=quantization, progress=False)
+    try:
+        assert model.drafter.dtype == model.transformer.dtype == torch.bfloat16
+        trace = model.ask("Count to nine.", temperature=0, max_new_tokens=20, draft=4)
+        assert trace.rounds.accepted.sum() > 2
+    finally:
+        workbench.unload(model)

@@ -1,9 +1,9 @@
 """Products with packed weights on NVIDIA GPUs: ``kernels.cu``, compiled when first needed by torch's own NVRTC.
 
-PyTorch's own int4 kernel needs compute capability 8.0, its own order of the weights, and takes 8 to 20 times as long as
-16 bits do over a prompt; for int8 there is none that reads the weights once. These run on every GPU torch runs on, on
-weights as they are stored: a few rows by a product of our own, many by unpacking weights for PyTorch's
-(``python -m benchmarks.quantization --device cuda``). They are used once they have multiplied a known weight rightly.
+PyTorch's own int4 kernel needs compute capability 8.0 and its own order of the weights, and over a prompt it takes 8 to
+23 times as long as 16 bits do; its int8 product took 10 times as long for a word as this one. These take weights as
+they are stored: a few rows by a product of our own, many by unpacking weights for PyTorch's
+(``python -m benchmarks.quantization --device cuda``). They are used once all have multiplied known weights rightly.
 """
 
 from __future__ import annotations
@@ -29,53 +29,68 @@ _TOGETHER = 8  # rows of x that go through the weights at once: their sums fit t
 _EACH = 2  # rows of the weight a warp
 _WARPS = 4  # of a block; as in kernels.cu
 _AT_A_TIME = 1 << 25  # weights unpacked at a time: 64 MB
+_NO_MEMORY = 2  # the driver's CUDA_ERROR_OUT_OF_MEMORY
 _compiling = threading.RLock()
 
 
 def takes(device: torch.device, dtype: torch.dtype, columns: int) -> bool:
-    """Whether layers of so many columns can be multiplied here by rows of a type."""
+    """Whether layers of so many columns can be multiplied here by rows of a type.
+
+    Asked first while a model is loaded: compiling takes seconds, which belong into no word's time.
+
+    Raises:
+        torch.OutOfMemoryError: There was no memory to find out.
+    """
     if device.type != "cuda" or dtype != torch.bfloat16 or columns % GROUP:
         return False
     if not torch.cuda.is_available() or torch.version.hip:  # "cuda" is AMD's name too
         return False
+    index = torch.cuda.current_device() if device.index is None else device.index
     with _compiling:
-        return _proof(_index(device))
+        if (known := _right.get(index)) is not None:
+            return known
+        wrong = _wrong(index)
+        _right[index] = not wrong
+    if wrong:
+        warnings.warn(
+            f"What NVRTC compiles for packed weights does not work on cuda:{index} ({wrong}); PyTorch's products are "
+            "used, which take longer for int8 and for prompts.", RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
+    return not wrong
 
 
-def _index(device: torch.device) -> int:
-    return torch.cuda.current_device() if device.index is None else device.index
+_right: dict[int, bool] = {}
 
 
-@functools.cache
-def _proof(index: int) -> bool:
-    """Multiply known weights with each function; another NVRTC, or another GPU, might not."""
-    columns, height, device = 96, 24, f"cuda:{index}"
-    x = (torch.arange(20 * columns) % 19 - 9).view(20, columns).bfloat16()
-    packed = (torch.arange(height * columns // 2) * 89 % 256).view(height, -1).to(torch.uint8)
+def _wrong(index: int) -> str:
+    """Multiply known weights with each function and number of rows: another NVRTC, or another GPU, might not.
+
+    Returns:
+        What is wrong; nothing where all is right.
+    """
+    columns, height, device = 1056, 25, f"cuda:{index}"  # lanes go round, and a warp's rows reach beyond the end
+    place = torch.arange(20 * columns, device="cpu").view(20, columns)
+    few = (place % 19 - 9).bfloat16()
+    many = ((place % columns + 31 * (place // columns)) % 528 == 0).bfloat16()  # so few that sums are exact in 16 bits
+    at = torch.arange(height * columns, device="cpu")
+    packed = (at[: len(at) // 2] * 89 % 256).view(height, -1).to(torch.uint8)
     codes = torch.stack((packed & 15, packed >> 4), dim=-1).flatten(1).float() - 8
-    integers = (torch.arange(height * columns) * 37 % 255 - 127).view(height, columns).to(torch.int8)
-    scale = torch.full((height, columns // GROUP), 0.5, dtype=torch.bfloat16)
+    integers = (at * 37 % 255 - 127).view(height, columns).to(torch.int8)
+    scale = torch.full((height, columns // GROUP), 0.5, dtype=torch.bfloat16, device="cpu")
     try:
-        right = all(
-            torch.equal(
-                multiply(x[:rows].to(device), stored.to(device), by.to(device).contiguous()).cpu(),
-                (0.5 * x[:rows].float() @ weight.T).bfloat16(),
-            )
-            for rows in (1, 3, 20)
+        for x in (*(few[:rows] for rows in range(1, _TOGETHER + 1)), many):
             for multiply, stored, by, weight in (
                 (product, packed, scale, codes),
-                (product8, integers, scale[:, 0], integers.float()),
-            )
-        )
-        why = "gives other numbers"
+                (product8, integers, scale[:, 0].contiguous(), integers.float()),
+            ):
+                got = multiply(x.to(device), stored.to(device), by.to(device)).cpu()
+                if not torch.equal(got, (0.5 * x.float() @ weight.T).bfloat16()):
+                    return f"{multiply.__name__} of {len(x)} rows gives other numbers"
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, OSError, AttributeError) as error:
-        right, why = False, f"{type(error).__name__}: {error}"
-    if not right:
-        warnings.warn(
-            f"What NVRTC compiles for packed weights does not work on cuda:{index} ({why}); PyTorch's kernels, which "
-            "take several times as long, are used.", RuntimeWarning, stacklevel=2,
-        )  # fmt: skip
-    return right
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def product(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -186,12 +201,12 @@ def _start(
         with torch.cuda.device(index):
             return _start(name, rows, blocks, threads, tensors, *numbers)
     gpu = _gpus.get(index) or _gpu(index)
+    gpu.enter()  # before anything is loaded there
     function = gpu.functions.get((name, rows)) or gpu.function(name, rows)
     kind = _Four if rows else _Three
     given = kind(*(t.data_ptr() for t in tensors), *numbers)
     # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE and _END
     extra = (ctypes.c_void_p * 5)(1, ctypes.addressof(given), 2, ctypes.addressof(_SIZES[kind]), 0)
-    gpu.enter()
     stream = torch._C._cuda_getCurrentRawStream(index)  # noqa: SLF001 (what torch's own compiled kernels ask)
     gpu.check(gpu.launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, None, extra))
     return None
@@ -210,7 +225,7 @@ class _Gpu:
 
     def __init__(self, index: int) -> None:
         self.library, self._nvrtc = _libraries()
-        self._capability = "{}{}".format(*torch.cuda.get_device_capability(index))
+        self._capability = capability(self._nvrtc, *torch.cuda.get_device_capability(index))
         self.functions: dict[tuple[str, int], ctypes.c_void_p] = {}
         self.launch = self.library.cuLaunchKernel
         self.launch.argtypes = (
@@ -227,11 +242,12 @@ class _Gpu:
         self.check(self.library.cuCtxSetCurrent(self._context))
 
     def check(self, result: int) -> None:
-        """Raise what the driver refused as a ``RuntimeError``."""
+        """Raise what the driver refused as a ``RuntimeError``, as torch's own where memory ran out."""
         if result:
             said = ctypes.c_char_p()
             self.library.cuGetErrorString(result, ctypes.byref(said))
-            raise RuntimeError(f"CUDA error {result}: {(said.value or b'unknown').decode()}")
+            kind = torch.OutOfMemoryError if result == _NO_MEMORY else RuntimeError
+            raise kind(f"CUDA error {result}: {(said.value or b'unknown').decode()}")
 
     def function(self, name: str, rows: int) -> ctypes.c_void_p:
         """Compile it once, for so many rows of x."""
@@ -242,6 +258,18 @@ class _Gpu:
             self.check(self.library.cuModuleGetFunction(ctypes.byref(function), module, name.encode()))
             self.functions[name, rows] = function
         return function
+
+
+def capability(nvrtc: Any, major: int, minor: int) -> str:
+    """What to compile for a GPU of a compute capability, as "80": a lower minor one that NVRTC knows serves too."""
+    count = ctypes.c_int()
+    nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    nvrtc.nvrtcGetSupportedArchs(known)
+    serving = [arch for arch in known if 10 * major <= arch <= 10 * major + minor]
+    if not serving:
+        raise RuntimeError(f"this NVRTC knows {', '.join(map(str, known))}, and nothing for sm_{major}{minor}")
+    return str(max(serving))
 
 
 @functools.lru_cache(maxsize=32)

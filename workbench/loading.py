@@ -233,7 +233,7 @@ def _load(
     try:
         processor = _processor(entry.name, folder)
         transformer = _weights(entry.name, transformers.AutoModelForMultimodalLM, folder, dtype, device, **how)
-        assistant = draws and _drafter(draws, dtype, device)
+        assistant = draws and _drafter(draws, transformer.dtype, device)  # what one says, the other reads
     finally:
         if had_bars:
             bars.enable_progress_bar()

@@ -196,6 +196,7 @@ class Int8Linear(_Packed):
 
     def take(self, packed: torch.Tensor, scale: torch.Tensor, device: str, *, own: bool = False) -> None:
         """Hold int8 weights (N, K) and their scales (N,) on a device; ``own`` as of :meth:`Int4Linear.take`."""
+        compiled_cuda.takes(torch.device(device), self.dtype, self.in_features)  # compiled now, not in the first pass
         self._ready = {
             "packed": _held(packed, device, own=own), "scale": _held(scale.to(self.dtype), device, own=own)
         }  # fmt: skip
