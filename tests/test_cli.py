@@ -245,7 +245,11 @@ def test_ctrl_c_while_loading(monkeypatch, capsys):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(workbench.loading, "load", load)
-    assert cli.main(["ask", "Q"]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        assert cli.main(["ask", "Q"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --- bad input: found before the model is loaded ----------------------------------------------------------------------
