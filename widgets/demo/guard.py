@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from widgets.demo.desk import Desk, words
@@ -26,6 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _NO_ROOM = "There is no room for more files now. Please try again in some minutes."
+_PATIENCE_S = 3.0  # room is kept that long for the next bytes of an upload
 _BODY = 4 << 20  # bytes of a question: a prompt of a megabyte is to be refused in words, not cut off
 _OPEN = re.compile(
     r"/(?:|config/?|health|login/?|logout|favicon\.ico|robots\.txt|manifest\.json|theme\.css|pwa_icon(?:/\d+)?"
@@ -43,6 +46,18 @@ _HEADERS = (
 )
 
 
+@dataclass(eq=False)
+class _Coming:
+    """An upload: the bytes that are still to come, and when the last ones came that there was room for."""
+
+    left: int
+    since: float = -math.inf
+
+    def comes(self) -> bool:
+        """Whether room is kept for it: whoever announces an upload and sends nothing, or no more, holds none."""
+        return time.monotonic() - self.since < _PATIENCE_S
+
+
 class Guard:
     """An ASGI middleware in front of Gradio.
 
@@ -54,6 +69,7 @@ class Guard:
     def __init__(self, app: Any, desk: Desk) -> None:
         self.app, self.desk = app, desk
         self._looked, self._held, self._since = 0.0, 0, 0
+        self._coming: list[_Coming] = []
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -77,7 +93,7 @@ class Guard:
                 if await self._full(announced):
                     await _refuse(send, 503, _NO_ROOM)
                 else:
-                    await self._upload(scope, receive, send)
+                    await self._upload(scope, receive, send, announced)
                 return
             if _ASKS.fullmatch(path):
                 body = await _read(receive, _length(scope))
@@ -95,7 +111,7 @@ class Guard:
 
         await self.app(scope, receive, _headed(send))
 
-    async def _upload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _upload(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, announced: int) -> None:
         """Let an upload through; where Gradio fails at reading it, as at a file without a name, say so in words."""
         from starlette.requests import ClientDisconnect
 
@@ -107,13 +123,19 @@ class Guard:
             await _headed(send)(message)
 
         async def counted() -> Message:
-            """The next bytes; those that came count, not those that are announced: whoever sends none holds no room."""
+            """The next bytes, if there is room for all that is still to come."""
             nonlocal full
             message = await receive()
-            self._since += len(message.get("body", b""))
-            full = full or await self._full()
-            return {"type": "http.disconnect"} if full else message
+            full = full or not await self._room(mine)
+            if full:
+                return {"type": "http.disconnect"}
+            size = len(message.get("body", b""))
+            self._since += size
+            mine.left = max(0, mine.left - size)
+            return message
 
+        mine = _Coming(announced)
+        self._coming.append(mine)
         try:
             with self.desk.uploads.writing():
                 await self.app(scope, counted, watched)
@@ -125,14 +147,29 @@ class Guard:
             if started:
                 raise
             await _refuse(send, 400, "This upload cannot be read: send files as multipart/form-data, each with a name.")
+        finally:
+            self._coming.remove(mine)
 
-    async def _full(self, more: int = 0) -> bool:
-        """Whether so many more bytes are too many, beside those here (looked up now and then) or come since."""
+    async def _room(self, upload: _Coming) -> bool:
+        """Whether there is room for the rest of an upload, which is then kept for it while its bytes go on coming.
+
+        So of many at once the first ones come in whole: if each took its share, none would.
+        """
+        if not upload.comes():
+            upload.since = -math.inf  # what is left of it is not to count twice
+            if await self._full(upload.left):
+                return False
+        upload.since = time.monotonic()
+        return True
+
+    async def _full(self, more: int) -> bool:
+        """Whether so many more bytes are too many, beside those here (looked up now and then), come since or coming."""
         if time.monotonic() - self._looked > 2:
             self._looked, before = time.monotonic(), self._since
             self._held = await asyncio.to_thread(self.desk.uploads.bytes)
             self._since -= before
-        return self._held + self._since + more > self.desk.limits.disk
+        coming = sum(upload.left for upload in self._coming if upload.comes())
+        return self._held + self._since + coming + more > self.desk.limits.disk
 
 
 def routes(desk: Desk) -> list[Any]:
