@@ -274,6 +274,15 @@ def test_hooks_of_all_modules_other_modules_and_other_classes_are_seen(model, mo
         forward = type(layer.mlp).forward
         patch.setattr(type(layer.mlp), "forward", lambda self, x: forward(self, x).flip(-1))  # a norm undoes a factor
         assert other() != before.tokens.logprob.tolist()
+    for attribute, value in (("scaling", 0.3), ("sliding_window", 2)):
+        own = layer.self_attn
+        before_it = getattr(own, attribute)
+        setattr(own, attribute, value)
+        try:
+            said = other()
+        finally:
+            setattr(own, attribute, before_it)
+        assert attribute != "scaling" or said != before.tokens.logprob.tolist()
     assert ask(model).usage.cached > 0
 
 

@@ -88,9 +88,10 @@ class PrefixCache:
 def hooks_of(transformer: Any) -> tuple[Any, ...]:
     """What a model is made of and what was hooked or replaced, by number (those of hooks are never given twice).
 
-    Hooks of all modules, a module of another object and its class's ``forward`` count too. Not what changes nothing: a
-    module's own ``forward`` put back in its place, and the hooks by which Transformers copies states out, which it puts
-    on at the first ``output_hidden_states=True`` and never takes off.
+    Hooks of all modules, a module of another object, its class's ``forward`` and its attributes that are numbers (as
+    ``self_attn.scaling`` is) count too. Not what changes nothing: a module's own ``forward`` put back in its place, and
+    the hooks by which Transformers copies states out, which it puts on at the first ``output_hidden_states=True`` and
+    never takes off.
     """
     from torch.nn.modules import module as every
 
@@ -105,7 +106,8 @@ def hooks_of(transformer: Any) -> tuple[Any, ...]:
         forward = own.get("forward")
         if forward == type(module).forward.__get__(module):
             forward = None
-        found.append((id(module), id(type(module).forward)))
+        numbers = [pair for pair in own.items() if type(pair[1]) in (float, int, bool) and pair[0][0] != "_"]
+        found.append((id(module), id(type(module).forward), *numbers))
         if hooks or forward is not None:
             found.append((k, *hooks, id(forward)))
     return tuple(found)

@@ -360,8 +360,8 @@ class LoadedModel(Inspecting):
     def forget(self) -> None:
         """Let go of what is kept of earlier prompts, so that the next one is computed from its start.
 
-        Call it after a change that nobody sees: an attribute such as ``self_attn.scaling``, or a few numbers of a large
-        weight written through ``.data``. Under a hook nothing is kept or used; when a weight changes, all of it goes.
+        Call it after a change that nobody sees: of what a module only points to, as its ``config``, or of a few numbers
+        of a large weight through ``.data``. Under a hook nothing is kept or used; when a weight changes, all goes.
         """
         with self._lock:
             self._prefixes.clear()
