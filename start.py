@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -317,18 +318,25 @@ def run(command: list[str], cwd: Path | None, *, hand_over: bool = False) -> int
     ends this program, unless the rest was handed over to that command.
     """
     say("$ " + " ".join(f"'{part}'" if re.search(r"[\s;&|<>()\[\]]", part) else part for part in command))
+    interrupted = False
+
+    def heard(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    # A handler and no exception: one that is raised just as the child has ended loses its exit status
+    before = signal.getsignal(signal.SIGINT)
+    listens = before not in (signal.SIG_IGN, None)  # else Ctrl-C is for somebody else, as in a shell's background
+    if listens:
+        signal.signal(signal.SIGINT, heard)
     try:
-        child = subprocess.Popen(command, cwd=cwd, env=environment(command[0]))
+        status = subprocess.Popen(command, cwd=cwd, env=environment(command[0])).wait()
     except OSError as error:
         say(f"It cannot be started: {error}")
         return 127
-    interrupted = False
-    while True:
-        try:
-            status = child.wait()
-            break
-        except KeyboardInterrupt:
-            interrupted = True
+    finally:
+        if listens:
+            signal.signal(signal.SIGINT, before)
     if interrupted and status and not hand_over:
         raise KeyboardInterrupt
     return 128 - status if status < 0 else status

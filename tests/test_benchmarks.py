@@ -71,7 +71,8 @@ def test_what_recording_costs_is_within_what_is_timed(monkeypatch):
     monkeypatch.setattr(recording, "columns", lambda *a, **k: time.sleep(0.5) or real(*a, **k))
     model = workbench.load(progress=False)
     trace = drafting.ask(drafting.fresh(model), drafting.TASKS["word"], draft=0)
-    assert trace.timing.decode_s < 0.5 < trace.timing.total_s - trace.timing.first_token_s
+    timing = trace.timing
+    assert timing.total_s - timing.first_token_s - timing.decode_s >= 0.5
 
 
 @pytest.mark.parametrize(("name", "more"), [("pocket", []), ("tiny", ["--cpu-time"])])

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import gc
 import io
 import os
@@ -41,17 +42,26 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 LIMITS = Limits(waiting=32, per_minute=1000, per_address=100_000, tokens=64, upload=4 << 20)
+get, post = (functools.partial(call, timeout=60) for call in (httpx.get, httpx.post))
 EVIL = "<img src=x onerror=\"document.title='owned'\"> **bold** \x1b[31m \x00 {{7*7}} ${1+1} </script>"
 
 
+def visit(url, **more):
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 60}, **more)
+
+
 class Echo:
-    """A model that says what it was given: the colour of the picture's corner, the length of the sound."""
+    """A model that says what it was given: the colour of the picture's corner, the length of the sound.
+
+    It says four words, to "long…" as many as it may, and to "held…" none at all until it is stopped.
+    """
 
     info = INFO
     drafter = None
 
     def __init__(self, pause=0.0):
         self.pause, self.running, self.most, self.asked, self.stopped = pause, 0, 0, 0, 0
+        self.broken_off = []
         self._lock = threading.Lock()
 
     def ask(self, question, *, images=(), audio=(), max_new_tokens=128, on_token=None, stop=None, **more):
@@ -63,11 +73,12 @@ class Echo:
             seen = [f"{'-'.join(map(str, image.pixels[0, 0]))}" for image in images]
             heard = [f"{len(sound.samples) / 16000:.1f}s" for sound in audio]
             text = " ".join([*seen, *heard, question[:200]])
-            count = max_new_tokens if question.startswith("long") else 4
+            count = max_new_tokens if question.startswith(("long", "held")) else 4
             trace = make_trace(tokens=count, images=(), audio=(), text=text, question=question)
             for k, token in enumerate(trace.tokens):
-                if stop.wait(self.pause):
+                if stop.wait(300 if question.startswith("held") else self.pause):
                     self.stopped += 1
+                    self.broken_off.append(question)
                     return replace(trace, finish="stopped")
                 on_token(replace(token, index=k))
             return replace(trace, images=tuple(images), audio=tuple(audio))
@@ -125,7 +136,7 @@ def echo(uploads):
 
 @pytest.fixture
 def visitor(echo):
-    one = Client(echo[0], verbose=False)
+    one = visit(echo[0])
     yield one
     one.close()
 
@@ -150,7 +161,7 @@ def _functions(demo, *names):
 def asked_of(url, function, session, *data):
     """Ask as the page does; gives all that the server says until it is done."""
     body = {"fn_index": function, "session_hash": session, "data": data}
-    assert httpx.post(f"{url}gradio_api/queue/join", json=body).status_code == 200
+    assert post(f"{url}gradio_api/queue/join", json=body).status_code == 200
     told = []
     with httpx.stream("GET", f"{url}gradio_api/queue/data", params={"session_hash": session}, timeout=60) as stream:
         for row in stream.iter_lines():
@@ -163,7 +174,7 @@ def asked_of(url, function, session, *data):
 def sent(url, path):
     """Upload a file; gives the path that the server answers."""
     with path.open("rb") as file:
-        return httpx.post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).json()[0]
+        return post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).json()[0]
 
 
 def until(condition, seconds=30):
@@ -183,14 +194,14 @@ def test_the_api_answers_streams_and_gives_the_trace_and_the_page(echo, visitor,
     assert (about["state"], about["finish"], about["tokens"], about["model"]) == ("done", "stop_token", 4, "pocket")
     assert job.outputs()[0][1]["state"] in ("waiting", "running")
     file = tmp_path / "answer.trace"
-    file.write_bytes(httpx.get(echo[0] + about["trace"]).content)
+    file.write_bytes(get(echo[0] + about["trace"]).content)
     kept = Trace.load(file)
     assert kept.text == text
     assert tuple(kept.images[0].pixels[0, 0]) == (10, 20, 30)
-    page = httpx.get(echo[0] + about["page"]).text
+    page = get(echo[0] + about["page"]).text
     assert "default-src 'none'" in page
     assert "What is it?" in page
-    views = httpx.get(f"{echo[0]}{about['page'].rsplit('/', 1)[0]}/views").json()
+    views = get(f"{echo[0]}{about['page'].rsplit('/', 1)[0]}/views").json()
     assert [one["view"] for one in views] == ["token_view", "attention_view", "draft_view"]
 
 
@@ -204,7 +215,7 @@ def test_a_sound_is_heard_for_thirty_seconds_and_the_rest_is_told(visitor, tmp_p
 def test_markup_and_control_characters_come_back_as_they_were(echo, visitor):
     text, about = visitor.predict(EVIL, api_name="/ask")
     assert text == EVIL
-    page = httpx.get(echo[0] + about["page"]).text
+    page = get(echo[0] + about["page"]).text
     assert "<img src=x" not in page
     assert "&lt;img src=x" in page
 
@@ -217,7 +228,7 @@ def test_file_names_lead_nowhere(echo, uploads, name, visitor):
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     body = head.encode() + file.getvalue() + f"\r\n--{boundary}--\r\n".encode()
     kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    sent = httpx.post(f"{echo[0]}gradio_api/upload", content=body, headers=kind)
+    sent = post(f"{echo[0]}gradio_api/upload", content=body, headers=kind)
     assert sent.status_code == 200
     (path,) = sent.json()
     assert Path(path).resolve().is_relative_to(uploads.resolve())
@@ -256,23 +267,23 @@ def test_bad_questions_are_refused_in_words_and_the_next_is_answered(visitor, as
     ],
 )
 def test_what_cannot_be_a_question_never_reaches_gradio(echo, capfd, path, body, words):
-    sent = httpx.post(f"{echo[0]}gradio_api/{path}", content=body, headers={"Content-Type": "application/json"})
+    sent = post(f"{echo[0]}gradio_api/{path}", content=body, headers={"Content-Type": "application/json"})
     assert sent.status_code == 400
     assert words in sent.json()["detail"]
     assert "Traceback" not in capfd.readouterr().err  # Gradio would print one for each
 
 
 def test_null_leaves_an_argument_of_the_api_out(echo):
-    sent = httpx.post(f"{echo[0]}gradio_api/call/ask", json={"data": ["hi", *[None] * 8]})
-    told = httpx.get(f"{echo[0]}gradio_api/call/ask/{sent.json()['event_id']}", timeout=60).text
+    sent = post(f"{echo[0]}gradio_api/call/ask", json={"data": ["hi", *[None] * 8]})
+    told = get(f"{echo[0]}gradio_api/call/ask/{sent.json()['event_id']}", timeout=60).text
     assert "event: complete" in told
     assert '"finish": "stop_token"' in told
 
 
 def test_two_tabs_of_one_visitor_are_two_visitors(serve):
-    url, demo = serve(Echo(pause=0.05))
-    with contextlib.closing(Client(url, verbose=False)) as one, contextlib.closing(Client(url, verbose=False)) as two:
-        first = one.submit("long first", max_new_tokens=40, api_name="/ask")
+    url, demo = serve(Echo())
+    with contextlib.closing(visit(url)) as one, contextlib.closing(visit(url)) as two:
+        first = one.submit("held", api_name="/ask")
         until(lambda: demo.desk.line.places)
         second = two.submit("long second", max_new_tokens=2, api_name="/ask")
         until(lambda: len(demo.desk.line.places) == 2)
@@ -290,14 +301,14 @@ def test_broken_and_large_files_are_refused_in_words(echo, visitor, tmp_path):
     with pytest.raises(ValueError, match="exceeds the maximum file size"):  # gradio_client knows the limit
         visitor.predict("What?", images=[handle_file(str(tmp_path / "large.png"))], api_name="/ask")
     with (tmp_path / "large.png").open("rb") as file:  # others do not
-        assert httpx.post(f"{echo[0]}gradio_api/upload", files={"files": file}).status_code == 413
+        assert post(f"{echo[0]}gradio_api/upload", files={"files": file}).status_code == 413
 
 
 # --- what is closed ---------------------------------------------------------------------------------------------------
 
 
 def test_an_upload_without_a_name_is_answered_in_words(echo):
-    answer = httpx.post(f"{echo[0]}gradio_api/upload", files={"files": ("", b"abc")})
+    answer = post(f"{echo[0]}gradio_api/upload", files={"files": ("", b"abc")})
     assert answer.status_code == 400
     assert "each with a name" in answer.json()["detail"]
 
@@ -305,15 +316,15 @@ def test_an_upload_without_a_name_is_answered_in_words(echo):
 def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     url = echo[0]
     for path in ("pyproject.toml", str(ROOT / "pyproject.toml"), "/etc/passwd", "http://127.0.0.1:1/", "https:/x/"):
-        assert httpx.get(f"{url}gradio_api/file={path}").status_code in (403, 404)
+        assert get(f"{url}gradio_api/file={path}").status_code in (403, 404)
     closed = ("monitoring", "monitoring/summary", "gradio_api/proxy=http://x.org", "gradio_api/runs", "docs",
               "gradio_api/vibe-code", "openapi.json", "gradio_api/component_server")  # fmt: skip
     for path in closed:
-        assert httpx.get(url + path).status_code == 404, path
-        assert httpx.post(url + path, json={}).status_code == 404, path
+        assert get(url + path).status_code == 404, path
+        assert post(url + path, json={}).status_code == 404, path
     fn = next(k for k, one in enumerate(visitor.config["dependencies"]) if one["api_name"] == "ask")
     asked = {"data": ["a", [{"path": "http://127.0.0.1:1/a.png"}]], "fn_index": fn, "session_hash": "s"}
-    refused = httpx.post(f"{url}gradio_api/queue/join", json=asked)
+    refused = post(f"{url}gradio_api/queue/join", json=asked)
     assert (refused.status_code, refused.json()) == (400, {"detail": "No address is fetched: upload the file itself."})
     functions = _functions(echo[1], "on_run", "on_upload", "ask")
     assert len(functions) == 4
@@ -329,38 +340,38 @@ def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
                     assert refused.status_code == 400, (path, where)
                     assert "A file is uploaded first" in refused.json()["detail"]
                     assert str(ROOT) not in refused.text
-    large = httpx.post(f"{url}gradio_api/queue/join", content=b"x" * (5 << 20))
+    large = post(f"{url}gradio_api/queue/join", content=b"x" * (5 << 20))
     assert large.status_code == 413
 
 
 def test_nothing_is_counted_recorded_or_offered_to_be(echo):
-    config = httpx.get(f"{echo[0]}config").json()
+    config = get(f"{echo[0]}config").json()
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
-    assert httpx.get(f"{echo[0]}health").json()["ok"] is True
-    assert httpx.get(echo[0]).headers["x-content-type-options"] == "nosniff"
+    assert get(f"{echo[0]}health").json()["ok"] is True
+    assert get(echo[0]).headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_guessed_ticket_opens_nothing_and_strange_questions_are_refused(echo, visitor):
-    assert httpx.get(f"{echo[0]}workbench/guessed/views").status_code == 404
+    assert get(f"{echo[0]}workbench/guessed/views").status_code == 404
     base = echo[0] + visitor.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
     deep = (b"{" * 5000, b"[" * 4000)
     for body in (b"", b"[]", b'{"ask": "speedup"}', b'{"ask": "branch", "at": 0}', b'{"ask": "close"}', *deep):
-        answer = httpx.post(f"{base}/ask", content=body)
+        answer = post(f"{base}/ask", content=body)
         assert answer.status_code in (400, 404)
         assert answer.json()["error"]
-    bad = httpx.post(f"{base}/ask", json={"ask": "sound", "media": "x" * 50})
+    bad = post(f"{base}/ask", json={"ask": "sound", "media": "x" * 50})
     assert (bad.status_code, "error" in bad.json()) == (404, True)
 
 
 def test_a_password_is_asked_for(serve):
     url, _ = serve(Echo(), auth=("ada", "secret"))
-    assert httpx.get(f"{url}config").status_code == 401
-    assert httpx.post(f"{url}gradio_api/queue/join", json={"data": [], "session_hash": "a"}).status_code == 401
-    assert httpx.get(f"{url}health").status_code == 200
+    assert get(f"{url}config").status_code == 401
+    assert post(f"{url}gradio_api/queue/join", json={"data": [], "session_hash": "a"}).status_code == 401
+    assert get(f"{url}health").status_code == 200
     with pytest.raises(Exception, match="credentials"):
-        Client(url, verbose=False)
-    one = Client(url, verbose=False, auth=("ada", "secret"))
+        visit(url)
+    one = visit(url, auth=("ada", "secret"))
     assert one.predict("a", api_name="/ask")[0] == "a"
     one.close()
 
@@ -374,7 +385,7 @@ def test_the_page_gives_no_file_of_the_server_to_the_model_and_deletes_none(serv
     run, upload, leave = (_functions(demo, name)[0] for name in ("on_run", "on_upload", "on_leave"))
     png(victim, (9, 8, 7))
     body = {"fn_index": run, "session_hash": "evil", "data": ["a", [{"image": {"path": str(victim)}}], None, *SETTINGS]}
-    assert httpx.post(f"{url}gradio_api/queue/join", json=body).status_code == 400
+    assert post(f"{url}gradio_api/queue/join", json=body).status_code == 400
     mine = sent(url, victim)
     shown = [{"image": {"path": mine, "meta": {"_type": "gradio.FileData"}}}]
     assert '"state":"done"' in asked_of(url, run, "kind", "a", shown, None, *SETTINGS)
@@ -391,7 +402,7 @@ def test_the_page_gives_no_file_of_the_server_to_the_model_and_deletes_none(serv
 def test_an_example_can_be_asked_about(echo):
     url, demo = echo
     scene = next(path for path in demo.desk.uploads.offered if path.name == "scene.png")
-    assert httpx.get(f"{url}gradio_api/file={scene}").status_code == 200
+    assert get(f"{url}gradio_api/file={scene}").status_code == 200
     shown = [{"image": {"path": str(scene), "meta": {"_type": "gradio.FileData"}}}]
     assert '"state":"done"' in asked_of(url, _functions(demo, "on_run")[0], "shown", "a", shown, None, *SETTINGS)
     assert scene.exists()
@@ -449,11 +460,11 @@ class Broken(Echo):
 def test_a_failure_of_the_server_is_told_without_its_words_which_are_logged(serve, caplog):
     url, demo = serve(Broken())
     told = asked_of(url, _functions(demo, "on_run")[0], "page", "fail", None, None, *SETTINGS)
-    with contextlib.closing(Client(url, verbose=False)) as one:
+    with contextlib.closing(visit(url)) as one:
         with pytest.raises(Exception, match="Something failed here") as error:
             one.predict("fail", api_name="/ask")
         base = url + one.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
-    looked = httpx.post(f"{base}/ask", json={"ask": "attend", "token": 0})
+    looked = post(f"{base}/ask", json={"ask": "attend", "token": 0})
     assert (looked.status_code, list(looked.json())) == (500, ["error"])
     for words in (told, str(error.value), looked.text):
         assert "Something failed here that should not; whoever runs this demo finds it in the log." in words
@@ -471,18 +482,17 @@ def test_an_upload_that_is_broken_off_leaves_nothing(serve):
             b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
             b"Content-Length: 900000\r\n\r\n" + head + b"x" * 300_000
         )
-        until(lambda: list(folder.iterdir()))
-        assert demo.desk.uploads.bytes() > 0
+        until(lambda: demo.desk.uploads.bytes() > 0)
     until(lambda: not list(folder.iterdir()))
     large = {"files": ("large.png", b"x" * (5 << 20))}  # Gradio stops reading at the limit of one file
-    assert httpx.post(f"{url}gradio_api/upload", files=large, timeout=60).status_code == 413
+    assert post(f"{url}gradio_api/upload", files=large, timeout=60).status_code == 413
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999", "1e300", "1" + "0" * 400, '"1"', "[]", "-1"])
 def test_a_number_that_is_no_tokens_is_refused_in_words(echo, visitor, number):
     base = echo[0] + visitor.predict("a", api_name="/ask")[1]["page"].rsplit("/", 1)[0]
-    answer = httpx.post(f"{base}/ask", content=b'{"ask": "attend", "token": %s}' % number.encode())
+    answer = post(f"{base}/ask", content=b'{"ask": "attend", "token": %s}' % number.encode())
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]
 
@@ -516,7 +526,7 @@ def test_what_touches_the_desk_runs_on_its_event_loop(serve, monkeypatch):
 def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_picture(serve, tmp_path):
     model = Echo(pause=0.005)
     url, demo = serve(model)
-    visitors = [Client(url, verbose=False) for _ in range(20)]
+    visitors = [visit(url) for _ in range(20)]
 
     def ask(k):
         picture = png(tmp_path / f"{k}.png", (k, 100 + k, 200))
@@ -534,7 +544,7 @@ def test_twenty_visitors_at_once_each_get_the_answer_to_their_own_picture(serve,
 def test_a_flood_is_refused_in_words_while_others_are_answered(serve):
     model = Echo(pause=0.05)
     url, demo = serve(model, replace(LIMITS, waiting=6, places=2, per_minute=12))
-    rude, kind = Client(url, verbose=False), Client(url, verbose=False)
+    rude, kind = visit(url), visit(url)
     jobs = [rude.submit("flood", api_name="/ask") for _ in range(30)]
     assert kind.predict("and I?", api_name="/ask")[0] == "and I?"
     ends = [str(job.exception(timeout=60) or "answered") for job in jobs]
@@ -548,10 +558,10 @@ def test_a_flood_is_refused_in_words_while_others_are_answered(serve):
 
 
 def test_a_full_line_says_so_and_a_place_in_it_has_an_estimate(serve):
-    model = Echo(pause=0.1)
+    model = Echo()
     url, _ = serve(model, replace(LIMITS, waiting=2, places=2))
-    a, b, c = (Client(url, verbose=False) for _ in range(3))
-    first = a.submit("long", max_new_tokens=64, api_name="/ask")
+    a, b, c = (visit(url) for _ in range(3))
+    first = a.submit("held", api_name="/ask")
     until(lambda: model.running == 1)
     second = b.submit("next", api_name="/ask")
     until(second.outputs)
@@ -568,7 +578,7 @@ def test_a_full_line_says_so_and_a_place_in_it_has_an_estimate(serve):
 def test_a_visitor_who_leaves_frees_the_model_and_takes_his_files_along(serve, uploads, tmp_path):
     model = Echo(pause=0.9)  # a client's leaving is noticed at its next heartbeat, within 15 s
     url, demo = serve(model)
-    gone = Client(url, verbose=False)
+    gone = visit(url)
     gone.predict("a", images=[png(tmp_path / "mine.png", (91, 92, 93))], max_new_tokens=1, api_name="/ask")
     assert list(uploads.rglob("mine.png"))
     assert len(demo.desk.runs) == 1
@@ -649,7 +659,7 @@ def test_the_model_is_free_and_nothing_kept_though_nobody_reads_on_or_has_stayed
             pass
         await anext(told)
         desk.leave("one")
-        for _ in range(200):  # nothing more is read
+        for _ in range(2000):  # nothing more is read
             await asyncio.sleep(0.01)
             if not desk.line.places:
                 break
@@ -728,7 +738,10 @@ def test_who_asks_without_end_pushes_out_his_own_answers():
     asyncio.run(go())
 
 
-def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path):
+def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path, monkeypatch):
+    from widgets.demo import guard
+
+    monkeypatch.setattr(guard, "_PATIENCE_S", 600)  # however slow this machine is just now
     url, demo = serve(Echo(), limits=replace(LIMITS, disk=3 << 20, upload=1 << 20))
     files = []
     for k in range(8):
@@ -738,7 +751,7 @@ def test_uploads_at_once_do_not_go_beyond_the_disk(serve, tmp_path):
 
     def send(path):
         with path.open("rb") as file:
-            return httpx.post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).status_code
+            return post(f"{url}gradio_api/upload", files={"files": (path.name, file)}, timeout=60).status_code
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(send, files))
@@ -760,7 +773,7 @@ def test_an_upload_that_stalls_gives_its_room_to_others_and_may_come_in_later(se
     )
 
     def send(size: int) -> int:
-        return httpx.post(f"{url}gradio_api/upload", files={"files": ("mine.bin", bytes(size))}, timeout=60).status_code
+        return post(f"{url}gradio_api/upload", files={"files": ("mine.bin", bytes(size))}, timeout=60).status_code
 
     with socket.create_connection((host, int(port)), timeout=60) as slow:
         slow.sendall(head.encode() + body[:200_000])
@@ -789,7 +802,7 @@ def test_who_announces_an_upload_and_sends_none_holds_no_room(serve, tmp_path):
             sockets.enter_context(socket.create_connection((host, int(port)))).sendall(head.encode())
         time.sleep(0.3)
         with path.open("rb") as file:
-            sent = httpx.post(f"{url}gradio_api/upload", files={"files": ("mine.bin", file)}, timeout=60)
+            sent = post(f"{url}gradio_api/upload", files={"files": ("mine.bin", file)}, timeout=60)
     assert sent.status_code == 200
 
 
@@ -836,23 +849,23 @@ def test_a_file_that_others_have_uploaded_too_stays_for_them(kept):
 
 
 def test_who_never_reads_his_stream_holds_nobody_up(serve, visitor):
-    model = Echo(pause=0.02)
+    model = Echo()
     url, _ = serve(model, replace(LIMITS, seconds=0.5))
     fn = next(k for k, one in enumerate(visitor.config["dependencies"]) if one["api_name"] == "ask")
-    data = ["long", None, None, None, None, None, None, "auto", 64]
+    data = ["held", None, None, None, None, None, None, "auto", 64]
     for k in range(3):
-        joined = httpx.post(f"{url}gradio_api/queue/join", json={"data": data, "fn_index": fn, "session_hash": f"s{k}"})
+        joined = post(f"{url}gradio_api/queue/join", json={"data": data, "fn_index": fn, "session_hash": f"s{k}"})
         assert joined.status_code == 200
-    one = Client(url, verbose=False)
+    one = visit(url)
     assert one.predict("and I?", api_name="/ask")[0] == "and I?"
-    assert model.stopped == 3  # each had its half second
+    assert model.broken_off.count("held") == 3  # each had its half second
     one.close()
 
 
 def test_closing_the_server_ends_what_runs(serve):
     model = Echo(pause=5)  # by itself it would take five minutes
     url, demo = serve(model)
-    one = Client(url, verbose=False)
+    one = visit(url)
     one.submit("long", max_new_tokens=64, api_name="/ask")
     until(lambda: model.running == 1)
     demo.close(verbose=False)

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch")
 import workbench  # noqa: E402
 from workbench import masks  # noqa: E402
 from workbench.errors import Incompatible, ModelError, PromptError, TraceError  # noqa: E402
+from workbench.pace import Pace  # noqa: E402
 from workbench.pocket import WEIGHTS  # noqa: E402
 
 STORY = "Tell me a story about the picture."
@@ -230,8 +231,18 @@ def test_a_stop_token_inside_a_round_ends_the_run(plain, knowing, examples):
     assert b.finish == "stop_token"
 
 
-def test_a_round_of_automatic_length_drafts_nothing_past_a_stop_token(examples):
+def test_a_round_of_automatic_length_drafts_nothing_past_a_stop_token(examples, monkeypatch):
+    class Steady(Pace):
+        """Of a device on which drafts pay, whatever else this machine does meanwhile."""
+
+        def ran(self, rows, seconds):
+            super().ran(rows, 1 + 0.01 * rows)
+
+        def drafted(self, count, seconds):
+            super().drafted(count, 0.06 * count)
+
     model = workbench.load("pocket", progress=False)
+    monkeypatch.setattr(model._drafter, "pace", Steady())
     end = model.processor.tokenizer.convert_tokens_to_ids("<turn|>")
     seen = 0
     for k in range(4):

@@ -202,7 +202,7 @@ def test_jupyterlab_starts_prints_its_address_and_offers_no_news(tmp_path):
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGINT)
                 try:
-                    child.wait(timeout=8)
+                    child.wait(timeout=30)
                 except subprocess.TimeoutExpired:
                     continue
         if child.poll() is None:

@@ -418,18 +418,17 @@ def test_what_is_loaded_is_given_at_once_while_another_is_being_loaded(monkeypat
 
     def slow(entry, *_given, **_named):
         entered.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return types.SimpleNamespace(name=entry.name, _close=lambda: None)
 
     monkeypatch.setattr(loading, "_load", slow)
     other = threading.Thread(target=lambda: workbench.load("pocket", context=77, progress=False))
     other.start()
     try:
-        assert entered.wait(10)
-        began = time.monotonic()
+        assert entered.wait(60)
         assert workbench.load("pocket", progress=False) is have
         assert list(workbench.loaded()) == before
-        assert time.monotonic() - began < 2
+        assert other.is_alive()  # nobody has waited for it
     finally:
         go.set()
         other.join()

@@ -553,12 +553,12 @@ def test_damaged_files_give_a_sound_or_a_media_error(kind, data):
     file = file[: data.draw(st.integers(1, len(file)))]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        start = time.perf_counter()
+        start = time.process_time()  # not by the wall's clock: what else runs here is not meant
         try:
             audio = load_audio(bytes(file))
         except MediaError:
             audio = None
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     if audio:
         check(audio)
 

@@ -485,13 +485,17 @@ def test_a_real_environment_from_nothing_half_made_and_again(root):
     assert state["complete"] is True
     assert state["extras"] == ["lab", "model"]
 
-    began = time.perf_counter()
+    def quickest(call):
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+        return min(seconds)
+
     assert "pip" not in lab()
-    again = time.perf_counter() - began
-    bare = time.perf_counter()
-    subprocess.run([house.scripts / "workbench", "lab"], capture_output=True, check=False)
-    bare = time.perf_counter() - bare
-    assert again - bare < 1
+    bare = quickest(lambda: subprocess.run([house.scripts / "workbench", "lab"], capture_output=True, check=False))
+    assert quickest(lab) - bare < 1
 
     # An interruption in the middle: pip half gone, no state
     (root / ".venv" / start.STATE).unlink()

@@ -140,11 +140,18 @@ def test_several_media_are_occluded_and_a_word_is_picked_with_every_tab_open(pag
     assert [one.inner_text() for one in page.locator(".wb-error").all() if one.inner_text()] == []
 
 
-def test_what_the_microphone_hears_is_asked_about(page, picture):
+def test_what_the_microphone_hears_is_asked_about(page, demo, picture):
+    def held():
+        return {path for of_one in list(demo.desk.uploads._held.values()) for path in list(of_one)}
+
+    before = held()
     page.locator("#sound").get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(1500)  # the fake device beeps
     page.locator("#sound").get_by_role("button", name="Stop").first.click()
     page.locator("#sound").get_by_role("button", name="Play").first.wait_for()
+    end = time.monotonic() + PATIENCE / 1000
+    while not held() - before and time.monotonic() < end:  # it can be played before it is uploaded
+        page.wait_for_timeout(50)
     run(page, "What word do you hear?")
     assert ended(page).startswith("Done: ")
     page.get_by_role("tab", name="Where it looked").click()
@@ -176,7 +183,7 @@ def test_stop_ends_a_run_and_a_closed_tab_frees_the_model(page, demo, chromium):
     def crawl(*values, on_token=None, **how):
         def heard(token):
             on_token(token)
-            time.sleep(0.5)  # long enough to press Stop, however short the answer
+            how["stop"].wait(60)  # however short the answer, it lasts until Stop
 
         return slow(*values, on_token=heard, **how)
 

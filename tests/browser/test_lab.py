@@ -146,7 +146,9 @@ def test_files_in_an_answer_out_and_a_page_that_opens_alone(lab, open_notebook, 
     # another word instead: a run of its own, and back
     tab.locator(".wb-alternatives button:not([aria-disabled])").first.click()
     tab.get_by_role("button", name="↩ back").wait_for()
-    assert tab.get_by_label("Runs").locator("option").count() == 2
+    runs = tab.get_by_label("Runs").locator("option")
+    runs.nth(1).wait_for(state="attached")
+    assert runs.count() == 2
     tab.get_by_role("button", name="↩ back").click()
     tab.get_by_role("button", name="↩ back").wait_for(state="hidden")
 
@@ -306,6 +308,7 @@ def test_plain_keys_do_not_reach_jupyterlab(open_notebook):
     tab = open_notebook("keys.ipynb", FORMS + "bench")
     words = tab.locator(".wb-t[role=option]")
     words.first.wait_for()
+    tab.locator(".wb").nth(3).wait_for(state="attached")  # all of it: the form and three views
     shown = tab.locator(".wb").count()
     colour = tab.get_by_label("Colour")
     colour.focus()
@@ -381,6 +384,8 @@ def test_a_restarted_kernel_is_told_in_the_widget_and_nothing_is_lost(open_noteb
     tab = open_notebook("restart.ipynb", FORMS + "bench")
     words = tab.locator(".wb-t[role=option]")
     words.first.wait_for()
+    tab.locator(".wb").nth(3).wait_for(state="attached")
+    tab.locator(".wb-words").nth(1).wait_for(state="attached")  # those of the second view too
     before = words.all_inner_texts()
     tab.get_by_role("menuitem", name="Kernel", exact=True).click()
     tab.locator(".lm-Menu-itemLabel", has_text=re.compile(r"^Restart Kernel…$")).click()

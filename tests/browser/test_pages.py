@@ -72,6 +72,7 @@ def test_five_thousand_words(open_page, tmp_path):
     path = to_html(TokenView(make_trace(tokens=5000, images=(), audio=(), top=20)), tmp_path / "a.html")
     tab = open_page(path)
     words = tab.locator(".wb-t[role=option]")
+    words.nth(4999).wait_for(state="attached")  # the later ones come after the first paint
     assert words.count() == 5000
     words.nth(0).focus()
     tab.keyboard.press("End")

@@ -70,6 +70,7 @@ class Guard:
         self.app, self.desk = app, desk
         self._looked, self._held, self._since = 0.0, 0, 0
         self._coming: list[_Coming] = []
+        self._looking = asyncio.Lock()  # no byte is taken while it is looked how many there are: none counts twice
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with the reason why not."""
@@ -90,7 +91,9 @@ class Guard:
                 if announced is None or announced > limit + _BODY:
                     await _refuse(send, 413, f"Files of more than {limit / 1e6:.0f} MB in all are not taken.")
                     return
-                if await self._full(announced):
+                async with self._looking:
+                    full = await self._full(announced)
+                if full:
                     await _refuse(send, 503, _NO_ROOM)
                 else:
                     await self._upload(scope, receive, send, announced)
@@ -155,19 +158,19 @@ class Guard:
 
         So of many at once the first ones come in whole: if each took its share, none would.
         """
-        if not upload.comes():
-            upload.since = -math.inf  # what is left of it is not to count twice
-            if await self._full(upload.left):
-                return False
-        upload.since = time.monotonic()
-        return True
+        async with self._looking:
+            if not upload.comes():
+                upload.since = -math.inf  # what is left of it is not to count twice
+                if await self._full(upload.left):
+                    return False
+            upload.since = time.monotonic()
+            return True
 
     async def _full(self, more: int) -> bool:
         """Whether so many more bytes are too many, beside those here (looked up now and then), come since or coming."""
         if time.monotonic() - self._looked > 2:
-            self._looked, before = time.monotonic(), self._since
             self._held = await asyncio.to_thread(self.desk.uploads.bytes)
-            self._since -= before
+            self._looked, self._since = time.monotonic(), 0
         coming = sum(upload.left for upload in self._coming if upload.comes())
         return self._held + self._since + coming + more > self.desk.limits.disk
 
