@@ -67,8 +67,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("workbench.readings.Inspector", "workbench.readings.can", "workbench.readings.keep",
          "workbench.readings.Recorded", "workbench.readings.Attention", "workbench.readings.Map",
          "workbench.readings.Layer", "workbench.readings.Sink", "workbench.readings.Lens",
-         "workbench.readings.Occlusion", "workbench.readings.Filters", "workbench.readings.Nearest",
-         "workbench.readings.rank_correlation"),
+         "workbench.readings.Attribution", "workbench.readings.Occlusion", "workbench.readings.Filters",
+         "workbench.readings.Nearest", "workbench.readings.rank_correlation"),
     ),
     (
         "Media",

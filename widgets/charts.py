@@ -21,14 +21,14 @@ from workbench.diff import TraceDiff
 from workbench.display import UNSAFE
 from workbench.errors import TraceError
 from workbench.maps import limits
-from workbench.readings import Map
+from workbench.readings import Attribution, Map
 from workbench.thumbnails import VIRIDIS, thumbnail
 from workbench.trace import Trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["acceptance", "alternatives", "heat", "kl", "rounds", "words"]
+__all__ = ["acceptance", "alternatives", "attribution", "heat", "kl", "rounds", "words"]
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#8a8a8a"
 """Okabe and Ito's colours for kinds."""
@@ -78,6 +78,31 @@ def alternatives(trace: Trace, token: int, most: int = 10) -> go.Figure:
           "hovertemplate": "%{x:.4f}<extra></extra>"}],
         xaxis={"title": "probability", "range": [0, 1]},
         yaxis={"tickvals": [*range(len(rows))], "ticktext": [text(piece) for _, (piece, _) in rows]},
+    )  # fmt: skip
+
+
+def attribution(made: Attribution, token: int) -> go.Figure:
+    """What every head and every feed-forward part added to a word's logit, layer by layer.
+
+        charts.attribution(model.attribute(trace, token=1, against=" blue"), 1)
+
+    Raises:
+        TraceError: The token is not in it.
+    """
+    _is(made, Attribution)
+    p = made.index(token)
+    layers, heads, _ = made.heads.shape
+    cells = np.concatenate([made.heads[..., p], made.mlp[:, p, None]], axis=1)
+    logit, embedding = float(made.logit[p]), float(made.embedding[p])
+    name = text(made.pieces[int(made.token_ids[p])])
+    other = "the average word" if made.against is None else text(made.pieces[made.against])
+    return _figure(
+        [{"type": "heatmap", "z": cells.tolist(), "x": [*map(str, range(heads)), "feed-forward"], "y": [*range(layers)],
+          "colorscale": "RdBu_r", "zmid": 0, "colorbar": {"title": {"text": "logits"}},
+          "hovertemplate": "layer %{y}, %{x}: %{z:.3f}<extra></extra>"}],
+        xaxis={"title": "head", "type": "category", "showgrid": False},
+        yaxis={"title": "layer", "dtick": max(1, layers // 12), "showgrid": False},
+        title={"text": f"{name} rather than {other}: {logit:.2f} logits, {embedding:.2f} by the embedding"},
     )  # fmt: skip
 
 

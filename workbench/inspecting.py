@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.attention import attend, attend_drafter
+from workbench.attribution import attribute
+from workbench.attributions import Attribution
 from workbench.errors import ModelError, PromptError, TraceError
 from workbench.flight import Speedup
 from workbench.lens import filters, lens, nearest
@@ -123,6 +125,39 @@ class Inspecting:
             return within(self, f"the lens over {_long(trace)}", lambda: lens(
                 self._engine, request, trace, self._prompter.piece, over=over, media=media, tokens=tokens, top=top,
                 stop=stop,
+            ))  # fmt: skip
+
+    def attribute(
+        self, trace: Trace, token: int | Sequence[int] | None = None, *, against: int | str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Attribution:  # fmt: skip
+        """Which heads and feed-forward parts wrote each token: direct logit attribution, in one pass.
+
+            model.attribute(trace, token=1).parts(1, most=5)                 # what wrote "red"
+            model.attribute(trace, token=1, against=" blue").heads[..., 0]   # (layers, heads): for red, not blue
+
+        Args:
+            trace: A run of this model.
+            token: A generated token, or several; None is all.
+            against: Another word, a token id or a text of one token: what is taken apart is the difference of the two
+                logits, and with it that of the logprobs. None is the mean over all words.
+            stop: An event that ends it.
+
+        Returns:
+            Shares of the logit before soft-capping, which sum to it: of the embedding, of each of (layers, heads), of
+            each layer's feed-forward part; see :class:`~workbench.attributions.Attribution`. Packed layers give a
+            head's share as exactly as their kernels multiply.
+
+        Raises:
+            Incompatible: The trace is of another model.
+            TraceError, PromptError: There is no such token or word; or it was stopped.
+        """
+        check_stop(stop)
+        with self._lock:
+            request = self.request(trace)
+            other = one_word(self._prompter, against, "against")
+            return within(self, f"attribution over {_long(trace)}", lambda: attribute(
+                self._engine, request, trace, self._prompter.piece, token=token, against=other and other[0], stop=stop,
             ))  # fmt: skip
 
     def occlude(

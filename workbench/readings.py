@@ -20,6 +20,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from workbench.attributions import Attribution
 from workbench.errors import Incompatible, TraceError
 from workbench.lenses import Filters, Lens, Nearest
 from workbench.looks import Attention, Layer, Sink
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "QUESTIONS",
     "Attention",
+    "Attribution",
     "Filters",
     "Inspector",
     "Layer",
@@ -48,7 +50,7 @@ __all__ = [
     "stopping",
 ]
 
-QUESTIONS = ("attend", "lens", "occlude", "score", "branch", "speedup")
+QUESTIONS = ("attend", "lens", "attribute", "occlude", "score", "branch", "speedup")
 """The methods an inspector may have."""
 
 
@@ -94,7 +96,7 @@ def stopping(method: Callable[..., Any], stop: Any) -> dict[str, Any]:
     return {"stop": stop} if stop is not None and "stop" in inspect.signature(method).parameters else {}
 
 
-def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
+def keep(trace: Trace, *answers: Attention | Attribution | Lens | Occlusion) -> Trace:
     """The trace with answers about it added to its readings, ready to be saved.
 
     An answer to the same question takes the place of the one before; to another one it stands beside it.
@@ -109,8 +111,10 @@ def keep(trace: Trace, *answers: Attention | Lens | Occlusion) -> Trace:
         )
     readings = dict(trace.readings)
     for answer in answers:
-        if not isinstance(answer, (Attention, Lens, Occlusion)):
-            raise TraceError(f"{type(answer).__name__} {answer!r:.60} is no answer of attend, lens or occlude.")
+        if not isinstance(answer, (Attention, Attribution, Lens, Occlusion)):
+            raise TraceError(
+                f"{type(answer).__name__} {answer!r:.60} is no answer of attend, attribute, lens or occlude."
+            )
         if tuple(answer.identity) != trace.model.identity:
             raise Incompatible(f"{answer!r} is of the model {answer.identity}, the trace of {trace.model.identity}.")
         reading = answer.to_reading()
@@ -132,7 +136,7 @@ def _question(reading: Any) -> Any:
             return kind, meta["of"], which, "rollout" in arrays
         if kind == "lens":
             return kind, meta["over"], meta["media"], arrays["positions"].tolist(), arrays["top_ids"].shape[-1]
-        return (kind, _name(meta)) if kind == "occlusion" else None
+        return (kind, _name(meta)) if kind in ("attribution", "occlusion") else None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None
 
@@ -145,9 +149,14 @@ def _name(meta: dict[str, Any]) -> str:
     tokens = "-".join(map(str, meta["tokens"]))
     if len(tokens) > 40:  # names are short; a hash tells long lists apart
         tokens = hashlib.blake2b(tokens.encode(), digest_size=12).hexdigest()
-    block = "" if meta.get("size", 1) == 1 else f"{meta['size']}."
     other = "" if meta.get("against") is None else f"-against-{meta['against']}"
+    if meta["kind"] == "attribution":
+        return f"attribution.t{tokens}{other}"
+    block = "" if meta.get("size", 1) == 1 else f"{meta['size']}."
     return f"occlusion.{meta['over']}.{meta['media']}.{meta['how']}.{block}t{tokens}{other}"
+
+
+_KINDS = {"attend": "attention", "attribute": "attribution", "occlude": "occlusion"}  # of a question's readings
 
 
 class Recorded:
@@ -171,7 +180,7 @@ class Recorded:
 
     def lacks(self, question: str) -> str:
         """Why a question has no answer here; empty when it has one."""
-        kind = {"attend": "attention", "lens": "lens", "occlude": "occlusion"}.get(question, question)
+        kind = _KINDS.get(question, question)
         if found := self._of(kind):
             return self._strange(kind, found)
         return f"This trace holds no {kind}: load its model, or save it with readings (workbench.readings.keep)."
@@ -253,6 +262,33 @@ class Recorded:
             f"{sorted(self.trace.readings)}."
         )
 
+    def attribute(
+        self, trace: Trace, token: int | Sequence[int] | None = None, *, against: int | None = None,
+        stop: Any = None,  # noqa: ARG002 (as for attend)
+    ) -> Attribution:  # fmt: skip
+        """The attribution that was kept of these tokens, or a part of it.
+
+        Args:
+            trace: The trace that this one was made of.
+            token: As for ``LoadedModel.attribute``.
+            against: A token id; None is the mean over all words.
+            stop: As for ``LoadedModel.attribute``; nothing here takes long.
+
+        Returns:
+            Of the first reading that holds all of these tokens.
+
+        Raises:
+            TraceError: None was kept.
+        """
+        tokens = [trace.index(k) for k in (range(len(trace.tokens)) if token is None else several("token", token))]
+        found = [r for r in self._asked("attribute", trace) if r["meta"].get("against") == against]
+        if not found:
+            raise TraceError(
+                f"This trace holds no attribution against {against!r}; it holds {sorted(self.trace.readings)}."
+            )
+        whole = sorted((Attribution.from_reading(r, self.trace) for r in found), key=lambda one: -len(one.tokens))
+        return _first(lambda one: one.only(tokens), whole)
+
     def _of(self, kind: str) -> list[Any]:
         return [r for r in self.trace.readings.values()
                 if isinstance(r["meta"], dict) and r["meta"].get("kind") == kind]  # fmt: skip
@@ -260,7 +296,7 @@ class Recorded:
     def _asked(self, question: str, trace: Trace) -> list[Any]:
         if trace.model.identity != self.info.identity or run_key(trace) != run_key(self.trace):
             raise Incompatible(f"{trace!r} is not the trace whose readings these are ({self.trace!r}).")
-        kind = {"attend": "attention", "occlude": "occlusion"}.get(question, question)
+        kind = _KINDS.get(question, question)
         found = self._of(kind)
         if strange := self._strange(kind, found):
             raise Incompatible(strange)
