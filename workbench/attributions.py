@@ -94,7 +94,7 @@ class Attribution:
             most: So many of them at most; None is all.
 
         Returns:
-            ``("layer 5, head 4", 2.7)``, ``("layer 5, feed-forward", 4.6)``, ``("embedding", 1.7)`` and so on, in logits.
+            ``("layer 5, head 4", 2.7)``, ``("layer 5, feed-forward", 4.6)`` and so on, in logits.
 
         Raises:
             TraceError: It is not in this reading.
