@@ -598,6 +598,46 @@ def test_a_drill_asks_how_many_and_where(processor):
     assert drilled > 0.85 * len(asked) > 10  # the rest is what is missing, asked about now and then
 
 
+def test_of_a_sound_alone_one_thing_is_asked_where_the_mix_says_so(processor):
+    from workbench.pocket.data import Mix, Teller, _tree
+
+    teller = Teller(processor.tokenizer)
+
+    def asked(once, *, image=0.0):
+        mix = Mix(
+            image=image,
+            both=0.0,
+            audio=1.0 - image,
+            text=0.0,
+            digit=0.0,
+            sheet=0.0,
+            odd=0.0,
+            two=0.0,
+            beeps=1.0,
+            once=once,
+        )
+        trees = (_tree(teller, Tones(), mix, np.random.default_rng([3, k])) for k in range(60))
+        return {len(t.branches) for t in trees if t.media}
+
+    assert asked(0.0) == {2}
+    assert asked(1.0) == {1}
+    assert max(asked(1.0, image=1.0)) > 2
+
+
+def test_the_rest_of_the_world_is_asked_about_in_a_thousand_ways_and_never_in_those_kept_for_the_card():
+    from workbench.pocket.questions import TASKS, UNKNOWN, off_world_questions
+
+    trained, kept = off_world_questions(held_out=False), {q.lower() for q in off_world_questions(held_out=True)}
+    assert len(set(trained)) == len(trained) > 1000
+    assert not any(q.lower() in kept for q in trained)
+    rng = np.random.default_rng(4)
+    drawn = [TASKS["off-world"].make(Shown(), rng) for _ in range(3000)]
+    assert {answer for _, answer in drawn} == {UNKNOWN}
+    asked = {question for question, _ in drawn}
+    assert asked <= set(trained)
+    assert len(asked) > 600
+
+
 def test_frames_of_beeps_know_how_many_have_begun():
     shown = Shown(beeps=Beeps(3, high=True))
     kind, (cut, ends) = sounds(shown, Tones(), np.random.default_rng(4))[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 
 from workbench.pocket.ask_pictures import UNKNOWN
@@ -27,6 +29,44 @@ _OFF_WORLD = (
     "What should I wear today?", "Write an email to my boss.", "What is the speed of light?", "Can dogs eat chocolate?",
     "How many days are in a year?", "What is the tallest building?", "Do you have feelings?", "Are you human?",
 )  # fmt: skip
+_OFF_WORLD_FORMS = (
+    ("What is the {} of {}?", ("capital", "population", "language", "flag", "size", "president", "history"),
+     ("France", "China", "Spain", "Brazil", "Egypt", "Japan", "Kenya", "Peru", "India", "Norway", "Poland", "Turkey")),
+    ("Who {} {}?", ("wrote", "invented", "painted", "discovered", "composed", "directed", "founded", "built"),
+     ("Hamlet", "the telephone", "the Mona Lisa", "penicillin", "the piano", "Rome", "Don Quixote", "the car", "Dracula",
+      "the magic flute", "electricity", "the bible", "Apple", "the camera", "Moby Dick", "the bicycle")),
+    ("How do I {} {}?", ("cook", "fix", "make", "clean", "sell", "paint", "find", "bake", "buy"),
+     ("rice", "my car", "bread", "a cake", "soup", "the window", "a shirt", "potatoes", "a bike", "an egg", "a house")),
+    ("What is the price of {}?", ("gold", "milk", "a house", "bread", "a ticket", "silver", "gas", "coffee", "sugar")),
+    ("How {} is {}?", ("far", "old", "big", "heavy", "hot", "deep", "expensive", "fast"),
+     ("the moon", "Mars", "the universe", "an elephant", "the ocean", "a train", "Everest", "the earth", "Berlin")),
+    ("Why is {} {}?", ("the sky", "snow", "blood", "the sea", "the moon", "fire", "ice", "milk", "my coffee", "the sun"),
+     ("blue", "white", "red", "cold", "hot", "salty", "bright", "round", "so big", "yellow", "bitter", "black")),
+    ("What breed is {}?", ("this dog", "that dog", "my dog", "this horse", "the puppy", "this bird", "this cow")),
+    ("Explain {}.", ("gravity", "quantum physics", "photosynthesis", "inflation", "democracy", "magnets", "the internet",
+     "relativity", "taxes", "chess", "electricity", "history", "politics", "how rain forms", "the law")),
+    ("Write {} {}.", ("a", "me a", "a short", "some", "a long"),
+     ("poem about love", "email to my boss", "Python code", "song", "C code", "letter", "shell script", "essay on war",
+      "report", "HTML", "SQL query", "music", "recipe", "speech", "Rust program")),
+    ("What is {} {}?", ("the man", "the dog", "the girl", "the boy", "the cat", "he", "she", "the child", "the person"),
+     ("wearing", "doing", "eating", "holding", "saying", "reading", "singing", "looking at", "thinking", "drinking")),
+    ("Is it going to {} {}?", ("rain", "be sunny", "be cold", "be windy", "storm", "get warm", "freeze"),
+     ("tomorrow", "today", "tonight", "on Monday", "next week", "this weekend", "in May")),
+    ("{} {}.", ("Translate", "Summarize", "Rewrite", "Correct", "Improve", "Continue", "Print"),
+     ("this to German", "this article", "the text", "my essay", "this book", "the news", "this page", "my letter")),
+    ("Who is {}?", ("the president", "the queen", "that man", "she", "this actor", "in the photo", "singing", "the boss",
+     "your favorite author", "the richest man", "Napoleon", "Einstein", "the girl on the right", "speaking")),
+    ("When {}?", ("was Rome founded", "did the war end", "is Easter", "does the train leave", "was he born", "is dinner",
+     "did dinosaurs live", "does summer begin", "was the first car built", "is my birthday", "do shops open")),
+    ("Which {} is {}?", ("city", "country", "car", "song", "animal", "bird", "flower", "film", "book", "food"),
+     ("this", "the best", "that", "the largest", "the oldest", "your favorite", "the most famous", "in the photo")),
+    ("Can {} {}?", ("you", "dogs", "cats", "I", "people", "fish", "robots", "babies"),
+     ("eat chocolate", "fly", "swim", "write code", "dance", "drive a car", "learn English", "play the guitar", "cook")),
+    ("Recommend {}.", ("me a book", "a film", "a restaurant", "a hotel in Rome", "some music", "a good wine", "a game")),
+    ("{} the {}.", ("Play", "Book", "Buy", "Open", "Close", "Call", "Send", "Order", "Turn on", "Read"),
+     ("music", "flight", "door", "light", "doctor", "pizza", "file", "window", "news", "tickets", "email", "table")),
+)  # fmt: skip
+"""Question, and for each gap what fills it. Sixty sentences are learned by heart; these have to be told by their kind."""
 _OFF_WORLD_HELD_OUT = (
     "What is the capital of Italy?", "Who wrote Faust?", "How do I cook pasta?", "What is the price of oil?",
     "Who invented the radio?", "Why is the grass green?", "What breed is this cat?", "Explain evolution.",
@@ -36,12 +76,18 @@ _OFF_WORLD_HELD_OUT = (
 
 def off_world_questions(held_out: bool) -> tuple[str, ...]:
     """Questions about everything else: those trained on, or those kept for the card."""
-    return _OFF_WORLD_HELD_OUT if held_out else _OFF_WORLD
+    if held_out:
+        return _OFF_WORLD_HELD_OUT
+    formed = (form.format(*words) for form, *gaps in _OFF_WORLD_FORMS for words in product(*gaps))
+    return tuple(question for question in dict.fromkeys((*_OFF_WORLD, *formed)) if question not in _OFF_WORLD_HELD_OUT)
 
 
 @task("off-world", "none", 0.5)
 def _off_world(shown: Shown, rng: np.random.Generator) -> tuple[str, str]:
-    return pick(rng, _OFF_WORLD), UNKNOWN
+    if rng.random() < 0.3:
+        return pick(rng, _OFF_WORLD), UNKNOWN
+    form, *gaps = _OFF_WORLD_FORMS[int(rng.integers(len(_OFF_WORLD_FORMS)))]
+    return form.format(*(pick(rng, gap) for gap in gaps)), UNKNOWN
 
 
 @task("hello", "none", 0.12)

@@ -53,6 +53,8 @@ class Mix:
         many: share of beeps that are three at least, before those that are by chance.
         flock: share of scenes in which all things but one at most have one colour or one shape.
         drill: share of questions over a scene that ask how many, or where.
+        once: share of sounds without a picture of which one thing is asked; of the others, two: what a second question
+            teaches of a sound, its first has taught already.
         strange: share of words whose voice is bent out of the synthesisers' ways (``speech.augment``).
     """
 
@@ -78,6 +80,7 @@ class Mix:
     flock: float = 0.0
     drill: float = 0.0
     strange: float = 0.0
+    once: float = 0.0
 
 
 class Teller:
@@ -330,7 +333,12 @@ def _tree(teller: Teller, bank: speech.Bank, mix: Mix, rng: np.random.Generator)
     for kind, content in media:
         prefix += teller.media(kind, content)
     tree = Tree(prefix, media, [])
-    most = mix.most if shown.scene is not None or shown.sheet is not None else mix.few if seen else 2
+    if shown.scene is not None or shown.sheet is not None:
+        most = mix.most
+    else:
+        most = mix.few if seen else 2
+        if heard and _chance(mix.once, rng):
+            most = 1
     while len(tree.branches) < most:
         turns = [ask() for _ in range(1 if rng.random() < 0.85 else int(rng.integers(2, 4)))]
         branch = teller.branch(turns, thought)

@@ -80,31 +80,32 @@ class Recipe:
 
 
 POCKET = Recipe(
-    steps=7000, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
+    steps=7600, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
     early=(
         Phase(900, Mix(
             rows=24, length=128, image=0.60, both=0.04, audio=0.32, text=0.04, budget=118, most=3, crowd=0.5, digit=0.06,
-            sheet=0.04, odd=0.02, two=0.04, beeps=0.2, drill=0.3,
+            sheet=0.04, odd=0.02, two=0.04, beeps=0.2, drill=0.3, once=0.6,
         ), look=1.0, hear=1.0, find=0.2),
         Phase(1800, Mix(
-            rows=24, length=160, image=0.40, both=0.12, audio=0.44, text=0.04, budget=152, most=4, crowd=0.3, digit=0.16,
-            sheet=0.14, two=0.08, beeps=0.3, drill=0.3, strange=0.15,
+            rows=24, length=160, image=0.40, both=0.11, audio=0.45, text=0.04, budget=152, most=4, crowd=0.3, digit=0.16,
+            sheet=0.14, two=0.08, beeps=0.3, drill=0.3, strange=0.15, once=0.6,
         ), look=1.0, hear=1.0, find=0.2),
-        Phase(2900, Mix(
-            rows=20, length=200, image=0.53, both=0.18, audio=0.25, text=0.04, budget=194, most=6, crowd=0.12, digit=0.1,
-            sheet=0.14, two=0.2, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.5, flock=0.2, drill=0.25,
-            strange=0.25,
+        Phase(3100, Mix(
+            rows=20, length=200, image=0.50, both=0.15, audio=0.31, text=0.04, budget=194, most=6, crowd=0.12, digit=0.1,
+            sheet=0.14, two=0.2, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.5, flock=0.2, drill=0.28,
+            strange=0.25, once=0.6,
         ), look=1.0, hear=0.7, find=0.3),
-        Phase(4200, Mix(
-            rows=20, length=200, image=0.50, both=0.18, audio=0.27, text=0.05, budget=194, most=6, crowd=0.06, digit=0.1,
-            sheet=0.16, two=0.22, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.5, flock=0.2, drill=0.25,
-            strange=0.25,
+        Phase(4700, Mix(
+            rows=20, length=200, image=0.47, both=0.14, audio=0.33, text=0.06, budget=194, most=6, crowd=0.06, digit=0.1,
+            sheet=0.15, two=0.2, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.55, flock=0.25, drill=0.3,
+            strange=0.25, once=0.6,
         ), look=0.5, hear=0.7, find=0.3),
     ),
-    look=0.3, hear=0.7, find=0.2,
+    look=0.3, hear=0.7, find=0.25,
     mix=Mix(
-        rows=20, length=200, image=0.51, both=0.17, audio=0.26, text=0.06, budget=194, most=6, digit=0.06, sheet=0.11,
-        odd=0.05, two=0.23, beeps=0.3, together=0.4, alike=0.3, still=0.12, many=0.5, flock=0.3, drill=0.3, strange=0.4,
+        rows=20, length=200, image=0.48, both=0.13, audio=0.33, text=0.06, budget=194, most=6, digit=0.06, sheet=0.1,
+        odd=0.05, two=0.2, beeps=0.33, together=0.4, alike=0.35, still=0.12, many=0.6, flock=0.3, drill=0.34,
+        strange=0.3, once=0.6,
     ),
 )  # fmt: skip
 
