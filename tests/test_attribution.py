@@ -173,6 +173,8 @@ def test_parts_are_named_and_those_that_count_most_come_first(model, trace):
     assert dict(parts)["layer 0, feed-forward"] == a.mlp[0, 0]
     assert sum(share for _, share in parts) == pytest.approx(a.logit[0], abs=1e-3)
     assert a.parts(1, most=3) == parts[:3]
+    assert a.parts(-1) == a.parts(len(trace.tokens) - 1) != parts
+    assert a.only(-1).tokens.tolist() == [len(trace.tokens) - 1]
     with pytest.raises(TraceError, match=r"holds the tokens \[1, 6\]"):
         a.parts(2)
     assert repr(a) == f"Attribution(2 tokens, {L} layers of {H} heads)"
@@ -239,6 +241,16 @@ def test_what_cannot_be_asked(model, trace, monkeypatch):
         hook.remove()
     layers = model.transformer.model.language_model.layers
     assert not any(m._forward_hooks or m._forward_pre_hooks for layer in layers for m in layer.modules())
+
+
+def test_a_run_under_a_hook_that_is_gone_is_said_not_to_be_what_is_looked_at(model, trace):
+    hook = model.transformer.model.language_model.layers[3].register_forward_hook(lambda _m, _a, out: out.flip(-1))
+    try:
+        other = model.ask("What is it?", images=[SCENE], max_new_tokens=4, temperature=0)
+    finally:
+        hook.remove()
+    with pytest.warns(RuntimeWarning, match="what is read off it is not of that run"):
+        model.attribute(other)
 
 
 def test_its_chart_has_a_cell_a_head_and_one_for_the_rest(model, trace):

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.attention import not_stopped, replayed, wanted_positions
+from workbench.attention import gap, not_stopped, replayed, wanted_positions
 from workbench.attributions import Attribution
 from workbench.decoding import Engine
-from workbench.errors import ModelError
 from workbench.maps import run_key
 from workbench.prompt import Request
 from workbench.trace import Trace
@@ -46,22 +45,19 @@ def attribute(
     with torch.inference_mode():
         seen = _Seen(language, torch.as_tensor(positions, device=engine.transformer.device), check)
         with seen:
-            replayed(engine, request, trace)
+            hidden = replayed(engine, request, trace)
+        gap(engine, hidden, trace)  # says so where this is not what was run
         final = seen.states[-1]
         chosen = torch.as_tensor(ids, device=final.device)
         towards = _directions(engine, chosen, against, check) * _factor(language.norm, final)
         columns = seen.shares(towards)
         logit = _logits(engine, language.norm(final), chosen, against)
     arrays = {name: value.float().cpu().numpy() for name, value in {**columns, "logit": logit}.items()}
-    if not all(np.isfinite(value).all() for value in arrays.values()):
-        raise ModelError(
-            f"A second pass over this run gives numbers that are not finite in {engine.transformer.dtype}: nothing can "
-            "be read off it. Load the model in another dtype."
-        )
     named = np.union1d(ids, [] if against is None else [against]).astype(int)
     return Attribution(
         tokens=np.array(positions) + 1 - len(trace.prompt), token_ids=ids, **arrays, against=against,
-        pieces={int(i): piece(int(i)) for i in named}, identity=trace.model.identity, run=run_key(trace),
+        generated=len(trace.tokens), pieces={int(i): piece(int(i)) for i in named},
+        identity=trace.model.identity, run=run_key(trace),
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class Attribution:
         logit: (P,) float32 what the shares sum to, as the model's own head gives it: the token's logit less that of
             ``against``, before soft-capping. A constant that all words have in common is in neither.
         against: Token id of the word that the tokens are measured against; None is the mean over all words.
+        generated: How many tokens the answer has.
         pieces: The text of every token id in ``token_ids``, and of ``against``.
         identity: Of the model.
         run: What tells the run it is of from others.
@@ -54,6 +55,7 @@ class Attribution:
     mlp: np.ndarray
     logit: np.ndarray
     against: int | None
+    generated: int
     pieces: Mapping[int, str]
     identity: tuple[str, ...]
     run: str = ""
@@ -75,12 +77,12 @@ class Attribution:
         return f"Attribution({P} {'token' if P == 1 else 'tokens'}{against}, {L} layers of {H} heads)"
 
     def index(self, token: int) -> int:
-        """The column of a generated token.
+        """The column of a generated token; negative: from the answer's end.
 
         Raises:
             TraceError: It is not in this reading.
         """
-        (wanted,) = several("token", token)
+        (wanted,) = counted("token", [token], self.generated)
         found = np.flatnonzero(self.tokens == wanted)
         if not len(found):
             raise TraceError(f"token={token!r}: this attribution holds the tokens {self.tokens.tolist()}.")
@@ -133,12 +135,14 @@ class Attribution:
         try:
             meta, arrays = reading["meta"], reading["arrays"]
             run = check_run(str(meta.get("run", "")), trace)
+            n = len(trace.tokens)
             made = cls(
                 **{name: arrays[name] for name in _ARRAYS},
                 against=None if meta.get("against") is None else int(meta["against"]),
-                pieces={int(i): str(t) for i, t in meta["pieces"].items()}, identity=tuple(meta["identity"]), run=run,
+                generated=n, pieces={int(i): str(t) for i, t in meta["pieces"].items()},
+                identity=tuple(meta["identity"]), run=run,
             )  # fmt: skip
-            mine = trace.tokens.token_id[counted("tokens", made.tokens, len(trace.tokens))]
+            mine = trace.tokens.token_id[counted("tokens", made.tokens, n)]
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TraceError(f"A reading of an attribution in this trace is broken: {error!r}.") from error
         if not np.array_equal(mine, made.token_ids):
