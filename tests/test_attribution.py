@@ -14,6 +14,7 @@ from tests import members  # noqa: E402
 from tests.test_attention import picture  # noqa: E402
 from widgets import charts  # noqa: E402
 from workbench import masks  # noqa: E402
+from workbench.cache import hooks_of  # noqa: E402
 from workbench.errors import Incompatible, ModelError, PromptError, TraceError  # noqa: E402
 from workbench.pocket import HERE, WEIGHTS  # noqa: E402
 from workbench.readings import Attribution, Recorded, can, keep  # noqa: E402
@@ -216,7 +217,8 @@ def test_a_broken_reading_is_refused(model, trace):
             Attribution.from_reading(broken, trace)
 
 
-def test_what_cannot_be_asked(model, trace, monkeypatch):
+def test_what_cannot_be_asked(model, trace):
+    untouched = hooks_of(model.transformer)
     with pytest.raises(TraceError, match="99"):
         model.attribute(trace, token=99)
     with pytest.raises(PromptError, match="against='red blue'"):
@@ -239,8 +241,7 @@ def test_what_cannot_be_asked(model, trace, monkeypatch):
             model.attribute(trace)
     finally:
         hook.remove()
-    layers = model.transformer.model.language_model.layers
-    assert not any(m._forward_hooks or m._forward_pre_hooks for layer in layers for m in layer.modules())
+    assert hooks_of(model.transformer) == untouched
 
 
 def test_a_run_under_a_hook_that_is_gone_is_said_not_to_be_what_is_looked_at(model, trace):

@@ -7,6 +7,7 @@ of Transformers never writes into a tensor, it makes a new one, so holding on to
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,19 +99,32 @@ def hooks_of(transformer: Any) -> tuple[Any, ...]:
     found: list[Any] = [*every._global_forward_hooks, *every._global_forward_pre_hooks]  # noqa: SLF001 (no other way to see)
     for k, module in enumerate(transformer.modules()):
         own = vars(module)
+        kind: Any = type(module)
         hooks = [
             number
             for number, hook in (*own["_forward_hooks"].items(), *own["_forward_pre_hooks"].items())
             if getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
         ]
         forward = own.get("forward")
-        if forward == type(module).forward.__get__(module):
+        if forward == kind.forward.__get__(module):
             forward = None
-        numbers = [pair for pair in own.items() if type(pair[1]) in (float, int, bool) and pair[0][0] != "_"]
-        found.append((id(module), id(type(module).forward), *numbers))
+        derived = _derived(kind)
+        numbers = [
+            pair for pair in own.items() if type(pair[1]) in _NUMBERS and pair[0][0] != "_" and pair[0] not in derived
+        ]
+        found.append((id(module), id(kind.forward), *numbers))
         if hooks or forward is not None:
             found.append((k, *hooks, id(forward)))
     return tuple(found)
+
+
+_NUMBERS = frozenset((float, int, bool))
+
+
+@functools.cache
+def _derived(kind: type) -> frozenset[str]:
+    """Names of a class's cached properties, which are there from when they were first asked for."""
+    return frozenset(name for name in dir(kind) if isinstance(getattr(kind, name, None), functools.cached_property))
 
 
 def weights_of(transformer: Any) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
