@@ -51,6 +51,8 @@ EXTRAS = {
 CACHES = (".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", "build", "dist")
 # What another build of torch brings along in other versions than the lock's
 TORCH_COMPANIONS = re.compile(r"(nvidia|cuda)-|triton\b", re.IGNORECASE)
+TOO_NEW = (3, 15)  # for the torch in requirements.lock; and torchvision leaves out one release before
+LEFT_OUT = (3, 14, 1)
 IN_A_VENV = {"bin", "include", "lib", "lib64", "scripts", "share", "etc", ".gitignore", "constraints.txt", STATE}
 
 
@@ -146,6 +148,8 @@ class House:
             return
         self.fingerprint()  # stops here when the checkout is not whole
         if not self.usable():
+            if "model" in extras:
+                self.check_python()
             self.make_venv()
             torch_from = ""
         new: dict[str, object] = {"complete": False, "extras": extras, "torch_from": torch_from}
@@ -160,9 +164,39 @@ class House:
             self.write_state(new)
         if run([*self.pip, "install", "-c", constraints, "-e", f".[{','.join(extras)}]"], self.root):
             raise Stop(self.advice())
+        self.lead_home()
+        if quiet([str(self.python), "-P", "-c", "import workbench"]):  # -P: not from the folder we are called in
+            raise Stop(
+                f"It was installed, and {self.python} does not find it.\n"
+                "Move this folder to a path of plain letters only, then run this again."
+            )
         new.update(complete=True, fingerprint=self.fingerprint())
         self.write_state(new)
         say("Ready.")
+
+    def check_python(self) -> None:
+        """Stop before a .venv is made of a Python that torch has no builds for."""
+        if sys.version_info >= TOO_NEW or sys.version_info[:3] == LEFT_OUT:
+            other = "py -3.13" if os.name == "nt" else "python3.13"
+            raise Stop(
+                f"This is Python {sys.version.split()[0]}, for which torch and torchvision have no builds: they have "
+                f"some for 3.11 to 3.14, without 3.14.1. Run this with one of those: {other} start.py lab"
+            )
+
+    def lead_home(self) -> None:
+        """Write the way to this folder into .venv as one from there, where its name has other letters than ASCII.
+
+        pip writes the name in UTF-8, and Python reads it in the system's own encoding before 3.13: on Windows, and
+        under a locale such as C, it would not find the folder, or not start at all.
+        """
+        if str(self.root).isascii() or self.venv.is_symlink():
+            return
+        sites = [*self.venv.glob("lib/python*/site-packages"), self.venv / "Lib" / "site-packages"]
+        for path in (path for site in sites if site.is_dir() for path in site.glob("*.pth")):
+            lines = path.read_text("utf-8", errors="replace").splitlines()
+            if str(self.root) in lines:
+                there = os.path.relpath(self.root, path.parent)
+                path.write_text("".join(f"{there if one == str(self.root) else one}\n" for one in lines), "utf-8")
 
     def guard(self) -> None:
         """Never delete a .venv that does not look like one."""
@@ -223,11 +257,12 @@ class House:
             lines.append(f"  - free some disk: only {free:.1f} GB are left, and torch is large")
         lines += [
             "  - check the network, then run the same command again: it goes on where it stopped",
-            "  - behind a proxy or with a registry of your own: set HTTPS_PROXY or PIP_INDEX_URL",
+            "  - behind a proxy or with a registry of your own: set HTTPS_PROXY or PIP_INDEX_URL, and PIP_CERT",
             f"  - torch is too large or the wrong one: set {TORCH_INDEX} (see README.md)",
             "  - no release of something for your Python? Take Python 3.11, with which all this is tested",
         ]
         if os.name == "nt":
+            lines.append("  - access denied: close what runs from .venv, as JupyterLab")
             lines.append("  - file names too long: move this folder nearer to the drive's root, or allow long paths")
         lines.append("  - start over: `python start.py clean`, then run this again")
         return "\n".join(lines)
@@ -293,9 +328,10 @@ class House:
 def environment(program: str) -> dict[str, str]:
     """The caller's environment with .venv first, less what would send Python or pip elsewhere."""
     dropped = {"PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__", "PIP_USER", "PIP_TARGET", "PIP_PREFIX"}
+    fixed = {"PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1"}
     kept = {name: value for name, value in os.environ.items() if name.upper() not in dropped}
     path = os.pathsep.join([str(Path(program).parent), *filter(None, [os.environ.get("PATH")])])
-    return {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1", "PYTHONUTF8": "1"}
+    return {**kept, "PATH": path, **fixed}  # PIP_USER: pip's own configuration may ask for it too
 
 
 def lint_commands(root: Path) -> dict[str, list[str]]:
@@ -318,23 +354,35 @@ def run(command: list[str], cwd: Path | None, *, hand_over: bool = False) -> int
     ends this program, unless the rest was handed over to that command.
     """
     say("$ " + " ".join(f"'{part}'" if re.search(r"[\s;&|<>()\[\]]", part) else part for part in command))
-    interrupted = False
+    interrupted = ended = False
+    child: subprocess.Popen[bytes] | None = None
 
     def heard(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
+
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
+        if child is not None:
+            child.terminate()
 
     # A handler and no exception: one that is raised just as the child has ended loses its exit status
     before = signal.getsignal(signal.SIGINT)
     listens = before not in (signal.SIG_IGN, None)  # else Ctrl-C is for somebody else, as in a shell's background
     if listens:
         signal.signal(signal.SIGINT, heard)
+    before_end = signal.signal(signal.SIGTERM, end)  # a child that is handed over would outlive this program
     try:
-        status = subprocess.Popen(command, cwd=cwd, env=environment(command[0])).wait()
+        child = subprocess.Popen(command, cwd=cwd, env=environment(command[0]))
+        if ended:
+            child.terminate()
+        status = child.wait()
     except OSError as error:
         say(f"It cannot be started: {error}")
         return 127
     finally:
+        signal.signal(signal.SIGTERM, before_end or signal.SIG_DFL)
         if listens:
             signal.signal(signal.SIGINT, before)
     if interrupted and status and not hand_over:

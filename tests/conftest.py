@@ -9,9 +9,11 @@ from hypothesis import settings
 # Before anything imports the libraries that read these
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_SYMLINKS_WARNING", "1")  # Windows without the right to make them
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"  # servers of tests are here
 
 # The same examples everywhere, no verdict by the clock of a busy machine. `--hypothesis-profile=wide` looks further.
 settings.register_profile("same", deadline=None, derandomize=True)

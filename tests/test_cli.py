@@ -1,5 +1,6 @@
 """The command line: what goes where, what is found out before the model runs, and how each command ends."""
 
+import html
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from PIL import Image
 
 import workbench.loading
 from tests.traces import make_trace
-from workbench import cli, doctor
+from workbench import cli, doctor, printing
 from workbench.errors import ModelError
 from workbench.pocket.examples import PAIR, SCENE, SEVEN
 from workbench.trace import Trace
@@ -116,7 +117,7 @@ def test_thoughts_and_control_tokens_are_held_back():
         def decode(self, ids, skip_special_tokens):
             return "".join(pieces[i] for i in ids if not pieces[i].startswith("<"))
 
-    words = cli._Words(Tokenizer(), written.append)
+    words = printing.Words(Tokenizer(), written.append)
     for i, piece in pieces.items():
         words(type("Token", (), {"token_id": i, "piece": piece}))
     assert "".join(written) == "Yes."
@@ -126,10 +127,30 @@ def test_half_a_letter_waits_for_its_other_half():
     written = []
     sofar = {1: "caf�", 2: "café", 3: "café!"}
     tokenizer = type("T", (), {"decode": lambda self, ids, skip_special_tokens: sofar[len(ids)]})()
-    words = cli._Words(tokenizer, written.append)
+    words = printing.Words(tokenizer, written.append)
     for k in range(3):
         words(type("Token", (), {"token_id": k, "piece": "?"}))
     assert written == ["caf", "é", "!"]
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_trace_is_saved_though_nobody_reads_the_answer(model, monkeypatch, tmp_path, capsys, more):
+    """`workbench ask … --save a.trace | head -1`"""
+
+    class Pipe(io.StringIO):
+        def write(self, _text):
+            raise BrokenPipeError
+
+        def fileno(self):
+            return gone.fileno()
+
+    with (tmp_path / "gone").open("w") as gone:
+        monkeypatch.setattr(sys, "stdout", Pipe())
+        assert cli.main(["ask", "What is it?", "--save", str(tmp_path / "a.trace"), *more]) == 0
+        assert Trace.load(tmp_path / "a.trace").text == model.trace.text
+        monkeypatch.setattr(sys, "stdout", Pipe())
+        assert cli.main(["ask", "What is it?", *more]) == 1
+    monkeypatch.undo()
 
 
 def test_every_option_reaches_the_model(model, capsys):
@@ -352,14 +373,15 @@ def test_a_console_without_the_letters_gets_question_marks(model, monkeypatch):
 
 
 def test_view_writes_a_page_beside_the_trace_without_torch(tmp_path):
-    path = tmp_path / "a <b>.trace"
+    name = "a & b" if os.name == "nt" else "a <b>"  # Windows allows no < in names
+    path = tmp_path / f"{name}.trace"
     make_trace(6).save(path)
     code = CODE.replace("sys.exit(main())", "main(); print([n for n in ('torch', 'IPython') if n in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code, "view", str(path)], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [str(tmp_path / "a <b>.html"), "[]"]
-    page = (tmp_path / "a <b>.html").read_text("utf-8")
+    assert done.stdout.splitlines() == [str(tmp_path / f"{name}.html"), "[]"]
+    page = (tmp_path / f"{name}.html").read_text("utf-8")
     assert page.startswith("<!doctype html>")
-    assert "<title>a &lt;b&gt;.trace</title>" in page
+    assert f"<title>{html.escape(name)}.trace</title>" in page
     assert "circle" in page
 
 

@@ -326,6 +326,9 @@ def test_no_file_no_address_and_no_other_path_can_be_had(echo, visitor):
     asked = {"data": ["a", [{"path": "http://127.0.0.1:1/a.png"}]], "fn_index": fn, "session_hash": "s"}
     refused = post(f"{url}gradio_api/queue/join", json=asked)
     assert (refused.status_code, refused.json()) == (400, {"detail": "No address is fetched: upload the file itself."})
+    asked["data"][1][0]["path"] = r"C:\Users\Ada\gradio\a.png"  # a file of a Windows machine, and no address
+    refused = post(f"{url}gradio_api/queue/join", json=asked)
+    assert "address" not in refused.text
     functions = _functions(echo[1], "on_run", "on_upload", "ask")
     assert len(functions) == 4
     with httpx.Client(base_url=f"{url}gradio_api/") as client:
@@ -606,6 +609,7 @@ def test_an_example_stays_for_others_when_one_who_used_it_leaves_and_of_any_age(
     assert offered.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links need rights that a Windows user may lack")
 def test_no_file_but_an_upload_is_read_held_or_deleted(kept, tmp_path):
     victim, link, folder = tmp_path / "victim.png", kept.folder / "link.png", kept.folder / "folder"
     png(victim, (1, 2, 3))
@@ -1022,3 +1026,39 @@ def test_tickets_and_limits_are_what_the_page_says():
     for option in ("--share", "--public", "--auth", "--check", "--replay", "--host", "--port"):
         assert option in page
     compile("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), "docs/demo.md", "exec")
+
+
+@pytest.mark.parametrize(
+    ("host", "through"), [("127.0.0.1", False), ("192.168.1.7", False), ("localhost", False), ("a.gradio.live", True)]
+)
+def test_this_machine_is_asked_through_no_proxy(monkeypatch, host, through):
+    from urllib.request import getproxies, proxy_bypass
+
+    from widgets.demo.direct import direct
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    before = dict(os.environ)
+    with direct(host):
+        assert bool(proxy_bypass(host)) is not through
+        assert bool(proxy_bypass("inside.example"))
+        assert not proxy_bypass("elsewhere.example")
+        assert "http" in getproxies()
+    assert dict(os.environ) == before
+
+
+def test_a_demo_starts_behind_a_proxy(monkeypatch):
+    from widgets.demo import build
+
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens
+    made = build(Echo())
+    try:
+        _, link, _ = made.launch(prevent_thread_lock=True, quiet=True)
+        assert link.startswith("http://127.0.0.1:")
+    finally:
+        made.close(verbose=False)

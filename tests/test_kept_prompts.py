@@ -291,3 +291,64 @@ def test_more_is_kept_where_a_load_leaves_more_free():
     assert loading.kept_most(10**9, 2 * 10**9) == 1 << 28  # by force
     assert loading.kept_most(12 * 10**9, 10 * 10**9) == 5 * 10**8
     assert loading.kept_most(10**11, 10**10) == 1 << 30
+
+
+def held_bytes(kept):
+    return sum(t.untyped_storage().nbytes() for layer in kept.layers for t in (layer.keys, layer.values))
+
+
+def test_what_is_kept_holds_no_more_than_is_counted(model):
+    """Sliding layers of Transformers keep views of all their keys, and with them all of these, alive."""
+    window = model.info.window
+    model.ask("a " * 3 * window, temperature=0, draft=0, max_new_tokens=1)
+    model.ask("b " * 3 * window, images=[SCENE], temperature=0, draft=0, max_new_tokens=1)  # behind the media, and all
+    kept = model._prefixes._kept
+    assert len(kept) == 3
+    sliding = [k for k, layer in enumerate(kept[0].cache.layers) if layer.is_sliding]
+    assert sliding
+    for snapshot in kept:
+        assert held_bytes(snapshot.cache) == snapshot.bytes
+        for k, layer in enumerate(snapshot.cache.layers):
+            expected = min(len(snapshot.ids), window - 1) if k in sliding else len(snapshot.ids)
+            assert layer.keys.shape[-2] == layer.values.shape[-2] == expected
+
+
+def test_a_pass_over_a_long_prompt_holds_windows_and_gives_what_transformers_gives(model, monkeypatch):
+    """Layer by layer: the end of a pass would be too late for the memory of a laptop."""
+    from transformers import DynamicCache
+
+    config, window = model.transformer.config.get_text_config(), model.info.window
+    ids = torch.arange(10, 10 + 4 * window)[None] % 900 + 5
+    language = model.transformer.model.language_model
+    most, real = [], cache._cut
+
+    def cut(layer, tokens):
+        real(layer, tokens)
+        if layer.is_sliding:
+            most.append(layer.keys.untyped_storage().nbytes() // layer.keys[..., :1, :].numel() // 4)
+
+    monkeypatch.setattr(cache, "_cut", cut)
+    with torch.inference_mode():
+        for before, at in ((0, 2 * window), (0, 7), (window + 9, window + 10), (3, 2 * window)):
+            theirs, ours = DynamicCache(config=config), DynamicCache(config=config)
+            short = DynamicCache(config=config)
+            language(input_ids=ids[:, :at], past_key_values=short)
+            if before:
+                language(input_ids=ids[:, :before], past_key_values=theirs)
+                language(input_ids=ids[:, :before], past_key_values=ours)
+            language(input_ids=ids[:, before:], past_key_values=theirs)
+            with cache.narrow(ours, at) as then:
+                language(input_ids=ids[:, before:], past_key_values=ours)
+            marked = then()
+            assert max(most) == window - 1
+            for mine, like in ((ours, theirs), (marked, short)):
+                assert mine.get_seq_length() == like.get_seq_length()
+                for a, b in zip(mine.layers, like.layers, strict=True):
+                    assert "update" not in vars(a)
+                    torch.testing.assert_close(a.keys, b.keys, atol=1e-4, rtol=1e-4)
+                    torch.testing.assert_close(a.values, b.values, atol=1e-4, rtol=1e-4)
+                    if a.is_sliding:
+                        assert a.cumulative_length == b.cumulative_length
+            next_ = torch.tensor([[77]])
+            mine, like = (language(input_ids=next_, past_key_values=one).last_hidden_state for one in (marked, short))
+            torch.testing.assert_close(mine, like, atol=1e-3, rtol=1e-3)

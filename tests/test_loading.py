@@ -49,6 +49,48 @@ def test_equal_arguments_give_the_same_object_from_any_thread_and_after_reload(m
     assert workbench.loaded()["pocket"] is model
 
 
+def test_a_device_has_one_model_whatever_it_is_called(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    shutil.copytree(WEIGHTS, folder)
+    planned, real = [], loading.plan
+    monkeypatch.setattr(loading, "plan", lambda *given, **more: planned.append(more["device"]) or real(*given, **more))
+    first = workbench.load(folder, device="cpu", progress=False)
+    try:
+        planned.clear()
+        assert workbench.load(folder, progress=False) is first
+        assert workbench.load(folder, progress=False) is first
+        assert planned == [None]  # once: then that way to say it is known too
+        names = [name for name, model in workbench.loaded().items() if model is first]
+        assert len(names) == 1
+    finally:
+        workbench.unload(first)
+    assert not set(names) & set(workbench.loaded())
+    again = workbench.load(folder, progress=False)
+    try:
+        assert again is not first
+        assert workbench.load(folder, device="cpu", progress=False) is again
+    finally:
+        workbench.unload(again)
+
+
+def test_what_a_plan_puts_elsewhere_is_not_taken_for_a_gpu_s(monkeypatch):
+    """With a GPU that is too small, load() takes the CPU: load(device="cuda") must not be given that."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+
+    def plan(*_given, device=None, **_more):
+        asked.append(device)
+        raise ModelError("planned")
+
+    monkeypatch.setattr(loading, "plan", plan)
+    workbench.load("pocket", progress=False)  # on the CPU
+    with pytest.raises(ModelError, match="planned"):
+        workbench.load("pocket", device="cuda", progress=False)
+    assert asked == ["cuda"]
+
+
 def test_what_threads_ask_of_one_model_waits_for_each_other(model, monkeypatch):
     from workbench import inspecting
 

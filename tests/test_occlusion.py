@@ -288,6 +288,28 @@ def test_few_variants_at_a_time_give_the_same(model, trace, monkeypatch):
     np.testing.assert_allclose(a.values, b.values, atol=1e-4)
 
 
+@pytest.mark.parametrize("over", ["audio", "text"])
+def test_a_pass_has_no_more_rows_than_it_may(model, trace, monkeypatch, over):
+    """What is hidden late goes over few rows, what is hidden first over all: a pass begins where its first one does."""
+    passes, real = [], occlusion._Runner._batch
+
+    def batch(runner, variants, start):
+        first = min(int(runner.positions[v].min()) for v in variants)
+        passes.append((len(variants), runner.embeddings.shape[1] - start, start <= first))
+        return real(runner, variants, start)
+
+    monkeypatch.setattr(occlusion._Runner, "_batch", batch)
+    monkeypatch.setattr(occlusion, "_BATCH_TOKENS", 400)
+    model.occlude(trace, token=0, over=over)
+    assert all(n == 1 or n * rows <= 400 for n, rows, _ in passes)
+    assert all(whole for *_, whole in passes)
+    assert any(n > 1 for n, *_ in passes)
+    monkeypatch.setattr(occlusion, "_BATCH", 2)
+    passes.clear()
+    model.occlude(trace, token=0, over=over)
+    assert max(n for n, *_ in passes) == 2
+
+
 def test_it_can_be_kept_and_laid_beside_attention(model, trace, tmp_path):
     o = model.occlude(trace, token=3, over="image", media=1)
     attention = model.attend(trace, tokens=3).map("image", 1, token=3)

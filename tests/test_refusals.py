@@ -310,6 +310,9 @@ def test_a_look_at_a_run_under_a_hook_that_is_gone_warns():
         hook.remove()
     with pytest.warns(RuntimeWarning, match="nats from the recorded one.*Was there a hook"):
         assert model.attend(trace).replay_gap > 1
+    for look in (model.lens, lambda t: model.occlude(t, token=0), lambda t: model.occlude(t, token=0, against=300)):
+        with pytest.warns(RuntimeWarning, match="nats from the recorded one.*Was there a hook"):
+            look(trace)
 
 
 def test_a_model_that_was_unloaded_can_be_asked_nothing():
@@ -318,6 +321,10 @@ def test_a_model_that_was_unloaded_can_be_asked_nothing():
     assert can(model, "attend", trace) == ""
     workbench.unload(model)
     assert "was unloaded" in can(model, "attend", trace)
+    looks = (model.attend, model.lens, model.attribute, model.occlude, model.nearest, model.speedup, model.request)
+    for look in (*looks, lambda t: model.branch(t, at=0, token="x"), model.again, model.score):
+        with pytest.raises(ModelError, match=r"pocket was unloaded: call workbench.load\('pocket'\) again"):
+            look(trace)
     other = replace(trace, model=replace(trace.model, quantization="int8"))
     assert "pocket (revision" in can(workbench.load("pocket", progress=False), "attend", other)
     assert "int8" in can(workbench.load("pocket", progress=False), "attend", other)

@@ -279,7 +279,7 @@ def test_little_disk_is_the_first_advice(root, monkeypatch):
 
 
 def test_an_environment_without_pip_is_given_one(root, asked, monkeypatch):
-    answers = iter([1, 0])
+    answers = iter([1, 0, 0])  # pip, pip once more, and whether the workbench is found
     monkeypatch.setattr(start, "quiet", lambda command: next(answers))
     assert start.main(["lab"], root) == 0
     assert asked.starting("ensurepip")
@@ -437,16 +437,18 @@ def test_what_would_lead_pip_astray_is_dropped(monkeypatch):
         monkeypatch.setenv(name, "/elsewhere")
     monkeypatch.setenv("PIP_INDEX_URL", "https://registry.example/simple")
     environment = start.environment("/project/.venv/bin/python")
-    assert not {"PIP_USER", "PIP_TARGET", "PYTHONHOME", "PYTHONPATH"} & environment.keys()
+    assert not {"PIP_TARGET", "PYTHONHOME", "PYTHONPATH"} & environment.keys()
+    assert environment["PIP_USER"] == "0", "pip's own configuration may ask for it as well"
     assert environment["PIP_INDEX_URL"] == "https://registry.example/simple"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path("/project/.venv/bin"))
 
 
 BACKEND = """
-import zipfile
+import os, zipfile
 
 def build_editable(folder, config=None, metadata=None):
     files = {
+        "_editable_impl_house.pth": os.getcwd() + "\\n",
         "house_of_test.py": "import sys\\ndef main(): print('ran', sys.argv[1:], sys.prefix)\\n",
         "house-1.dist-info/METADATA": "Metadata-Version: 2.1\\nName: house\\nVersion: 1\\n"
         "Provides-Extra: lab\\nProvides-Extra: model\\n",
@@ -456,21 +458,26 @@ def build_editable(folder, config=None, metadata=None):
     files["house-1.dist-info/RECORD"] = "".join(f"{name},,\\n" for name in files) + "house-1.dist-info/RECORD,,\\n"
     with zipfile.ZipFile(folder + "/house-1-py3-none-any.whl", "w") as wheel:
         for name, text in files.items():
-            wheel.writestr(name, text)
+            wheel.writestr(name, text)  # in UTF-8, as any backend does
     return "house-1-py3-none-any.whl"
 """
 
 
 @pytest.mark.slow
 def test_a_real_environment_from_nothing_half_made_and_again(root):
-    """Real venv, real pip, a project without dependencies: no network, about ten seconds."""
+    """Real venv, real pip, a project without dependencies: no network, about ten seconds.
+
+    The way to the project is in a .pth file, which Python reads in the locale's letters, and C has no other than ASCII.
+    """
     shutil.copy(HERE, root)
+    (root / "workbench").mkdir()
+    (root / "workbench" / "__init__.py").write_text("")
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(PROJECT)
 
     def lab(*arguments):
         command = [sys.executable, str(root / "start.py"), "lab", *arguments]
-        environment = {**os.environ, "PIP_NO_INDEX": "1", "PYTHONIOENCODING": "utf-8"}
+        environment = {**os.environ, "PIP_NO_INDEX": "1", "PYTHONIOENCODING": "utf-8", "LC_ALL": "C"}
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", check=False, cwd=root.parent, env=environment
         )
@@ -484,6 +491,11 @@ def test_a_real_environment_from_nothing_half_made_and_again(root):
     state = json.loads((root / ".venv" / start.STATE).read_text())
     assert state["complete"] is True
     assert state["extras"] == ["lab", "model"]
+    for locale in ("C", "C.UTF-8"):
+        asking = {**os.environ, "LC_ALL": locale}
+        where = [house.python, "-P", "-c", "import workbench; print(ascii(workbench.__file__))"]
+        told = subprocess.run(where, capture_output=True, text=True, check=True, env=asking).stdout
+        assert told.strip() == ascii(str(root / "workbench" / "__init__.py"))
 
     def quickest(call):
         seconds = []
@@ -526,3 +538,41 @@ def test_ctrl_c_ends_a_step_and_is_the_childs_to_answer_after_the_hand_over(tmp_
         assert program.poll() is None
     os.killpg(program.pid, signal.SIGINT)
     assert program.communicate(timeout=20)[0].strip() == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_what_was_started_ends_with_this_program(tmp_path):
+    """`timeout`, a service manager or an editor's stop button ends start.py alone."""
+    child = "import time; print('up', flush=True); time.sleep(60)"
+    script = textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(HERE.parent)!r})
+        import start
+        print("status", start.run([sys.executable, "-c", {child!r}], None, hand_over=True))
+    """)
+    program = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    while program.stdout.readline() != "up\n":
+        assert program.poll() is None
+    program.terminate()
+    assert program.communicate(timeout=20)[0].strip() == "status 143"
+
+
+@pytest.mark.parametrize("version", [(3, 15, 0), (3, 14, 1)])
+def test_a_python_without_torch_is_told_before_anything_is_made(root, asked, monkeypatch, capsys, version):
+    monkeypatch.setattr(sys, "version_info", version)
+    assert start.main(["lab"], root) == 1
+    assert not asked
+    assert not (root / ".venv").exists()
+    assert "Run this with one of those" in capsys.readouterr().out
+    assert start.main(["lint"], root) == 0, "which takes no torch"
+
+
+def test_a_python_that_torch_has_builds_for_goes_on(root, asked, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 14, 2))
+    assert start.main(["lab"], root) == 0
+
+
+def test_an_installation_that_is_not_found_is_no_installation(root, asked, monkeypatch, capsys):
+    monkeypatch.setattr(start, "quiet", lambda command: int("import workbench" in command))
+    assert start.main(["lab"], root) == 1
+    assert "does not find it" in capsys.readouterr().out
+    assert start.House(root).state()["complete"] is False

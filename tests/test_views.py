@@ -77,7 +77,9 @@ def test_the_logic_under_node():
     if not node():
         pytest.skip("Node is not installed")
     files = sorted(map(str, (ROOT / "tests" / "js").glob("*.test.mjs")))
-    done = subprocess.run(["node", "--test", *files], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=tap", *files], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^# pass [1-9]", done.stdout, re.MULTILINE)
 

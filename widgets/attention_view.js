@@ -281,14 +281,14 @@ function build({ model, body, ask, complain: say, data, signal }) {
     const [kind, first] = data.pictures.length ? ["image", data.pictures[0]] : ["audio", data.sounds[0]];
     if (!first) return headsBox.replaceChildren(h("p", { class: "wb-note" }, "There is no picture and no sound to look at."));
     try {
-      const { cells } = await ask({ ask: "heads", token: k, kind, media: first.media });
+      const { cells, layers: inRow, heads: inColumn } = await ask({ ask: "heads", token: k, kind, media: first.media });
       if (mine !== opened) return; // another word was picked meanwhile
-      const all = numbers(cells), [L, H] = cells.shape;
+      const all = numbers(cells), H = inColumn.length;
       const [rows, cols] = kind === "image" ? [first.rows, first.cols] : [1, first.frames];
       const width = kind === "image" ? Math.max(20, Math.min(64, Math.round((34 * cols) / rows))) : 72;
-      const one = (l, n) => {
-        const map = heatCanvas(`Layer ${l}, head ${n}`);
-        map.paint(all.subarray((l * H + n) * rows * cols, (l * H + n + 1) * rows * cols), rows, cols, 1);
+      const one = (i, j) => { // a reading may hold some layers and heads only: their numbers are not their places
+        const l = inRow[i], n = inColumn[j], map = heatCanvas(`Layer ${l}, head ${n}`);
+        map.paint(all.subarray((i * H + j) * rows * cols, (i * H + j + 1) * rows * cols), rows, cols, 1);
         Object.assign(map.canvas.style, { position: "static", width: `${width}px`, height: kind === "image" ? `${Math.round((width * rows) / cols)}px` : "14px" });
         map.canvas.addEventListener("click", () => {
           layers.value = String(l);
@@ -301,8 +301,8 @@ function build({ model, body, ask, complain: say, data, signal }) {
       };
       headsBox.replaceChildren(
         h("p", { class: "wb-note" }, `${kind === "image" ? "The first picture" : "The first sound"}, token ${k}. Each is scaled to its own largest value. A click picks it; the choices above do the same.`),
-        h("table", {}, h("thead", {}, h("tr", {}, h("th", {}), Array.from({ length: H }, (_, n) => h("th", { scope: "col" }, String(n))))),
-          h("tbody", {}, Array.from({ length: L }, (_, l) => h("tr", {}, h("th", { scope: "row" }, `${l} ${data.layers[l]?.startsWith("sliding") ? "S" : "F"}`), Array.from({ length: H }, (_, n) => one(l, n)))))),
+        h("table", {}, h("thead", {}, h("tr", {}, h("th", {}), inColumn.map((n) => h("th", { scope: "col" }, String(n))))),
+          h("tbody", {}, inRow.map((l, i) => h("tr", {}, h("th", { scope: "row" }, `${l} ${data.layers[l]?.startsWith("sliding") ? "S" : "F"}`), inColumn.map((_, j) => one(i, j)))))),
         h("p", { class: "wb-note" }, `S: sliding, blind beyond ${data.window ?? "its window"} tokens. F: full.`));
     } catch (error) {
       complain(error);

@@ -8,7 +8,6 @@ Only what is shown is sent, one byte a cell, scaled to the largest value of its 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -67,22 +66,8 @@ class AttentionView(View):
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
         self._kept = _Held()
-        self._stop = threading.Event()
         self.kept_most = _KEPT
         super().__init__(trace, inspector, **more)
-
-    def halt(self, stop: threading.Event | None = None) -> bool:
-        """End what the inspector is being asked here, so that the model is free; it is told in words.
-
-        Args:
-            stop: The event that ends what is asked from now on, instead of one of the view's own.
-
-        Returns:
-            Whether anything was being asked.
-        """
-        self._stop.set()
-        self._stop = threading.Event() if stop is None else stop
-        return self._busy.locked()
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -217,7 +202,7 @@ class AttentionView(View):
         }  # fmt: skip
 
     def answer_heads(self, token: int, kind: str = "image", media: int = 0) -> dict[str, Any]:
-        """A small map of every layer and head, each scaled to its own largest value."""
+        """A small map of every layer and head there are weights of, each scaled to its own largest value."""
         a = self._attention(int(token))
         cells = np.stack(
             [
@@ -230,7 +215,8 @@ class AttentionView(View):
             raise TraceError(f"{flat.size / 1e6:.1f} million cells are too many to show at once: pick a layer instead.")
         most = flat.max(-1, keepdims=True)
         scaled = np.divide(255 * flat, most, out=np.zeros_like(flat), where=most > 0)
-        return {"cells": array(np.round(scaled), np.uint8), "most": array(most[..., 0], np.float32)}
+        return {"cells": array(np.round(scaled), np.uint8), "most": array(most[..., 0], np.float32),
+                "layers": [one.index for one in a.layers], "heads": [int(h) for h in a.heads]}  # fmt: skip
 
     def answer_occlude(self, token: int, kind: str, media: int) -> dict[str, Any]:
         """How much less probable the word gets when each place of a picture or a sound is hidden, in nats."""

@@ -126,11 +126,25 @@ class View(Panel):
     selected = traitlets.Int(-1, help="Generated token that is picked; -1 for none.").tag(sync=True)
 
     def __init__(self, trace: Trace | None = None, inspector: Any = None, **more: Any) -> None:
+        self._stop = threading.Event()
         super().__init__(trace=trace, inspector=inspector, **more)
         self._drawings = itertools.count(1)
         self._all: dict[str, Any] = {}  # what is drawn, also where that is too large for a message: a page has no limit
         self.refresh()
         self.observe(self._changed, names=["trace", "inspector"])
+
+    def halt(self, stop: threading.Event | None = None) -> bool:
+        """End what the inspector is being asked here, so that the model is free; it is told in words.
+
+        Args:
+            stop: The event that ends what is asked from now on, instead of one of the view's own.
+
+        Returns:
+            Whether anything was being asked.
+        """
+        self._stop.set()
+        self._stop = threading.Event() if stop is None else stop
+        return self._busy.locked()
 
     # --- what is drawn -----------------------------------------------------------------------------------------------
 

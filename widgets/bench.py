@@ -23,7 +23,7 @@ import traitlets
 
 from widgets.attention_view import AttentionView
 from widgets.base import View, explain
-from widgets.bench_parts import label, new_media, row, short, summary, system_text
+from widgets.bench_parts import halted, label, new_media, row, short, summary, system_text
 from widgets.draft_view import DraftView
 from widgets.export import to_html
 from widgets.media_input import MediaInput
@@ -159,8 +159,6 @@ class Workbench(ipywidgets.VBox):
         Raises:
             PromptError: There is no question, a setting is no number, or a run is going on.
         """
-        if self.running:
-            raise PromptError("A run is going on: wait for it, or press Stop.")
         question = self.question.value.strip()
         if not question:
             raise PromptError("Write a question first.")
@@ -197,10 +195,13 @@ class Workbench(ipywidgets.VBox):
         self._thread.start()
 
     def _start(self, most: int) -> None:
-        self._stop = threading.Event()
-        self._waiting, self._sent = [], 0
-        self._began = self._flushed = time.monotonic()
-        self._state(running=True)
+        with self._ending:  # a click and a branch come on threads of their own
+            if self.running:
+                raise PromptError("A run is going on: wait for it, or press Stop.")
+            self._stop = threading.Event()
+            self._waiting, self._sent = [], 0
+            self._began = self._flushed = time.monotonic()
+            self._state(running=True)
         self.progress.max, self.progress.value = most, 0
         self._say("Reading the prompt …")
 
@@ -228,8 +229,6 @@ class Workbench(ipywidgets.VBox):
             PromptError: A run is going on.
             WorkbenchError: As for ``model.branch``.
         """
-        if self.running:
-            raise PromptError("A run is going on: wait for it, or press Stop.")
         self._start(trace.settings.max_new_tokens)
         self._free()
         try:
@@ -315,8 +314,10 @@ class Workbench(ipywidgets.VBox):
             return
         self._sent = 0  # it is drawn already, in the place of the words that came
         known = [k for k, trace in enumerate(self.traces) if trace is new]
-        if known:
+        if known and known[0] in dict(self.history.options).values():
             self.history.value = known[0]
+        elif known:  # too old for the list
+            self._say_failed(self._show(new))
         else:
             self._say_failed(self._keep(new))
 
@@ -356,28 +357,24 @@ class Workbench(ipywidgets.VBox):
 
     def _export_beside(self) -> None:
         """Export on a thread, as a run is made: a page asks the model about every word, and Stop ends that."""
-        if self.running:
-            raise PromptError("A run is going on: wait for it, or press Stop.")
         self._start(1)
         self._say("Exporting …")
 
         def work() -> None:
             try:
-                target = self._write_page(stop=self._stop)
-                with self._ending:
-                    self._say(f"Exported: {target.resolve()}")
-                    self._state(running=False)
+                said, bad = f"Exported: {self._write_page(stop=self._stop).resolve()}", False
             except Exception as error:  # noqa: BLE001 (as for a run)
-                with self._ending:
-                    self._say(explain(error), bad=True)
-                    self._state(running=False)
+                said, bad = explain(error), True
+            with self._ending:
+                self._say(said, bad=bad)
+                self._state(running=False)
 
         self._thread = threading.Thread(target=work, name="workbench export", daemon=True)
         self._thread.start()
 
     def _free(self) -> None:
         """End what the views ask of the model: a run would wait behind it."""
-        self._freed = [view for view in self.views.values() if isinstance(view, AttentionView) and view.halt()]
+        self._freed = halted(self.views.values())
 
     def _target(self, path: str | None, ending: str) -> Path:
         name = (path or self.path.value).strip()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import ipywidgets
 
+from widgets.attention_view import AttentionView
+from widgets.base import View
+from widgets.draft_view import DraftView
 from workbench.columns import SOURCES
+from workbench.display import tokens_a_second
 from workbench.errors import PromptError
 from workbench.trace import Trace
 
-__all__ = ["ended", "label", "new_media", "row", "short", "summary", "system_text"]
+__all__ = ["ended", "halted", "label", "new_media", "row", "short", "summary", "system_text"]
 
 
 def ended(trace: Trace) -> str:
     """How a run ended, how many tokens it has, and how quickly they came."""
-    n, s = len(trace), trace.timing
-    rate = f", {(n - 1) / s.decode_s:.1f} a second" if n > 1 and s.decode_s > 0 else ""
+    n, quick = len(trace), tokens_a_second(trace)
+    rate = "" if quick is None else f", {quick:.1f} a second"
     how = {"stopped": "Stopped", "max_new_tokens": "Cut at the limit", "context": "Context full"}
     return f"{how.get(trace.finish, 'Done')}: {n} token{'s' * (n != 1)}{rate}"
 
@@ -24,6 +29,11 @@ def ended(trace: Trace) -> str:
 def summary(trace: Trace) -> str:
     """The same, and how long the first token took."""
     return f"{ended(trace)}; first after {trace.timing.first_token_s:.2f} s."
+
+
+def halted(views: Iterable[View]) -> list[View]:
+    """End what views ask of a model by themselves; those that were asking."""
+    return [view for view in views if isinstance(view, (AttentionView, DraftView)) and view.halt()]
 
 
 def label(trace: Trace) -> str:

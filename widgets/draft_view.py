@@ -10,6 +10,7 @@ from widgets.base import View
 from widgets.buffers import array
 from workbench import flight
 from workbench.errors import WorkbenchError
+from workbench.readings import stopping
 from workbench.trace import Trace
 
 __all__ = ["DraftView"]
@@ -59,5 +60,6 @@ class DraftView(View):
         """Run the same answer with and without drafts, in turns; the verdict in a sentence."""
         if self.reasons["speedup"] or self.trace is None:
             raise WorkbenchError(self.reasons["speedup"])
-        measured = self.inspector.speedup(self.trace, repeats=5)
+        speedup = self.inspector.speedup
+        measured = speedup(self.trace, repeats=5, **stopping(speedup, self._stop))
         return {"verdict": flight.verdict(self.trace, measured)}

@@ -46,7 +46,7 @@ def write(trace: Trace, made: Map, path: str | os.PathLike, *, note: str = "") -
     Raises:
         TraceError: Another ending, a map of words, or a place that cannot be written to.
     """
-    goal = Path(path)
+    goal = Path(path).expanduser()
     kind = goal.suffix.lower()
     if kind not in FORMATS:
         raise TraceError(f"{str(path)!r}: expected a name that ends in {', '.join(FORMATS)}.")

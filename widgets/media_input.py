@@ -265,7 +265,7 @@ def _check(name: str, size: int, head: bytes) -> None:
     """Refuse what is no picture or sound, or too large for its kind, by its first bytes."""
     kind = sniff(head)
     if kind not in ("image", "audio"):
-        more = " Take stills of a video: videos cannot be asked about yet." if kind == "video" else ""
+        more = " Videos go to model.ask(video=[…]), or take stills of one." if kind == "video" else ""
         raise MediaError(f"{name}: {describe(head)}. {_ACCEPTED}{more}")
     most = MAX_IMAGE_BYTES if kind == "image" else MAX_AUDIO_BYTES
     if size > most:

@@ -41,6 +41,7 @@ __all__ = [
     "register",
     "replayed",
     "wanted_positions",
+    "warn_of_another",
 ]
 
 NAME = "workbench_rows"
@@ -224,13 +225,18 @@ def gap(engine: Engine, hidden: torch.Tensor, trace: Trace) -> float:
             )
         change = np.where(mine == trace.tokens.logprob[start:stop], 0, mine - trace.tokens.logprob[start:stop])
         worst = max(worst, float(np.abs(change).max()))
-    if worst > _ANOTHER:
-        warnings.warn(
-            f"A second pass gives a word of this answer a logprob {worst:.1f} nats from the recorded one: what is read "
-            "off it is not of that run. Was there a hook on the model then, or is there one now?",
-            RuntimeWarning, stacklevel=2,
-        )  # fmt: skip
+    warn_of_another(worst)
     return worst
+
+
+def warn_of_another(gap: float) -> None:
+    """Say so where a second pass is not of the run that was recorded: its logprobs are this far, in nats, from it."""
+    if gap > _ANOTHER:
+        warnings.warn(
+            f"A second pass gives a word of this answer a logprob {gap:.1f} nats from the recorded one: what is read "
+            "off it is not of that run. Was there a hook on the model then, or is there one now?",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def not_stopped(stop: Any, what: str) -> Callable[[], None]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from workbench.prompt import Feature
 
-__all__ = ["PrefixCache", "crop", "hooks_of", "keep_all", "keep_window", "rewound", "size_of", "weights_of"]
+__all__ = ["PrefixCache", "crop", "hooks_of", "keep_all", "narrow", "rewound", "size_of", "weights_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +185,53 @@ def keep_all(cache: Any) -> None:
             layer.record_past = True
 
 
-def keep_window(cache: Any) -> None:
-    """Let sliding layers drop what no later token can see."""
-    for layer in cache.layers:
-        if layer.is_sliding:
-            layer.record_past = False
+@contextmanager
+def narrow(cache: Any, at: int | None = None) -> Iterator[Callable[[], Any]]:
+    """For the pass over a prompt: each sliding layer drops, as soon as it has run, what no later token can see.
+
+    Left alone it keeps a view of all its keys until the next token: at 8,192 tokens 2.7 GB of 12B instead of 0.3.
+
+    Args:
+        cache: What the pass fills.
+        at: A number of tokens, within those of the pass.
+
+    Yields:
+        After the pass, a copy of the cache as it was at that many tokens.
+    """
+    at_mark: dict[int, Any] = {}
+    sliding = [layer for layer in cache.layers if layer.is_sliding]
+
+    def narrowed(layer: Any) -> Callable[..., Any]:
+        def update(*given: Any, **more: Any) -> Any:
+            first = layer.cumulative_length - (layer.keys.shape[-2] if layer.is_initialized else 0)
+            full = type(layer).update(layer, *given, **more)
+            if at is not None:
+                marked = copy.copy(layer)
+                del marked.update
+                start, stop = max(at - layer.sliding_window + 1, first) - first, at - first
+                marked.keys, marked.values = (_own(t[..., start:stop, :]) for t in full)
+                marked.cumulative_length = at
+                at_mark[id(layer)] = marked
             _cut(layer, 0)
+            return full
+
+        return update
+
+    def then() -> Any:
+        out = copy.copy(cache)
+        out.layers = [at_mark.get(id(layer)) or copy.copy(layer) for layer in cache.layers]
+        for layer in out.layers:
+            if not layer.is_sliding:
+                _cut(layer, layer.keys.shape[-2] - at if layer.is_initialized else 0)
+        return out
+
+    for layer in sliding:
+        layer.update = narrowed(layer)
+    try:
+        yield then
+    finally:
+        for layer in sliding:
+            del layer.update
 
 
 def crop(cache: Any, tokens: int) -> None:
@@ -231,7 +273,9 @@ def _cut(layer: Any, tokens: int) -> None:
     start = max(stop - layer.sliding_window + 1, 0) if layer.is_sliding else 0
     if layer.is_sliding:
         layer.cumulative_length -= tokens
-    if start or tokens:
-        # contiguous: a view would keep the whole of the longer tensor alive
-        layer.keys = layer.keys[..., start:stop, :].contiguous()
-        layer.values = layer.values[..., start:stop, :].contiguous()
+    layer.keys, layer.values = (_own(t[..., start:stop, :]) for t in (layer.keys, layer.values))
+
+
+def _own(part: Any) -> Any:
+    """A tensor that shares no memory with a longer one, which it would keep alive."""
+    return part if part.untyped_storage().nbytes() == part.nbytes else part.clone()

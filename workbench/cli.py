@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import math
 import os
 import signal
 import sys
@@ -25,14 +23,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench import __version__, checkup, overlay
 from workbench.arguments import UsageError, console, draft, number, temperature, whole
 from workbench.errors import TraceError, WorkbenchError
-
-if TYPE_CHECKING:
-    from workbench.trace import Token, Trace
+from workbench.printing import Words, as_json, printer, strict, unheard
 
 __all__ = ["main"]
 
@@ -54,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _note("stopped")
         return STOPPED
     except BrokenPipeError:  # `workbench ask … | head -1` has read enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unheard()
         return FAILED
     except (WorkbenchError, OSError) as error:
         if debug:
@@ -170,32 +165,6 @@ def _parser() -> argparse.ArgumentParser:
 # --- ask --------------------------------------------------------------------------------------------------------------
 
 
-class _Words:
-    """Prints an answer as it grows; control tokens, thoughts and half letters are held back."""
-
-    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
-        self.tokenizer, self.write = tokenizer, write
-        self.ids: list[int] = []
-        self.printed = ""
-        self.inside = False  # a thought or a tool call
-
-    def __call__(self, token: Token) -> None:
-        if token.piece.startswith(("<|channel>", "<|tool")):
-            self.inside = True
-        elif token.piece.startswith(("<channel|>", "<tool")) and token.piece.endswith("|>"):
-            self.inside = False
-        elif not self.inside:
-            self.ids.append(token.token_id)
-            self.show(str(self.tokenizer.decode(self.ids, skip_special_tokens=True)))
-
-    def show(self, text: str) -> None:
-        """Print what is new of the answer so far."""
-        whole = text.rstrip("�")  # the first bytes of a letter whose last have not come
-        if whole.startswith(self.printed):
-            self.write(whole[len(self.printed) :])
-            self.printed = whole
-
-
 @contextlib.contextmanager
 def _ctrl_c(stop: threading.Event) -> Iterator[None]:
     """Ctrl-C sets the event; a second one is a KeyboardInterrupt, as ever."""
@@ -231,7 +200,8 @@ def _ask(asked: argparse.Namespace) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         model = load(asked.model, progress=not asked.quiet)
     stop = threading.Event()
-    words = _Words(model.processor.tokenizer, lambda text: print(text, end="", flush=True))
+    out = printer(goes_on=asked.save is not None)
+    words = Words(model.processor.tokenizer, out)
     with _ctrl_c(stop):
         trace = model.ask(
             asked.question, **media, system=asked.system, max_new_tokens=asked.max_new_tokens,
@@ -239,10 +209,10 @@ def _ask(asked: argparse.Namespace) -> int:
             image_tokens=asked.image_tokens, on_token=None if asked.json else words, stop=stop,
         )  # fmt: skip
     if asked.json:
-        print(_json(_as_json(trace)))
+        out(strict(as_json(trace)) + "\n")
     else:
         words.show(trace.text)
-        print(flush=True)
+        out("\n")
     if asked.save is not None:
         trace.save(asked.save)
         note(f"saved {asked.save}")
@@ -295,41 +265,6 @@ def _check_writable(path: str) -> None:
         raise TraceError(f"{path!r} cannot be written ({reason}): name another place, or make room.") from error
 
 
-def _as_json(trace: Trace) -> dict[str, Any]:
-    """A trace's words, counts and times, for programs; ``--save`` keeps all of it."""
-    from dataclasses import asdict
-
-    tokens = [
-        {
-            **asdict(token),
-            "alternatives": [{"piece": piece, "logprob": logprob} for piece, logprob in trace.tokens.alternatives(k)],
-        }
-        for k, token in enumerate(trace.tokens)
-    ]
-    model = {**asdict(trace.model), "versions": dict(trace.model.versions)}
-    columns = {name: getattr(trace.rounds, name) for name in trace.rounds.DTYPES}
-    rounds = [{name: column[k].tolist() for name, column in columns.items()} for k in range(len(trace.rounds))]
-    return {
-        "text": trace.text, "thought": trace.thought, "finish": trace.finish, "tokens": tokens, "rounds": rounds,
-        "settings": asdict(trace.settings), "usage": asdict(trace.usage), "timing": asdict(trace.timing),
-        "model": model,
-    }  # fmt: skip
-
-
-def _json(value: Any) -> str:
-    """Strict JSON: what is not a number is null; letters the terminal lacks are escaped."""
-
-    def plain(part: Any) -> Any:
-        if isinstance(part, float):
-            return part if math.isfinite(part) else None
-        if isinstance(part, dict):
-            return {key: plain(inner) for key, inner in part.items()}
-        return [plain(inner) for inner in part] if isinstance(part, (list, tuple)) else part
-
-    escape = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
-    return json.dumps(plain(value), ensure_ascii=escape, allow_nan=False, indent=1)
-
-
 # --- view, doctor, plan, quantize, lab --------------------------------------------------------------------------------
 
 
@@ -362,7 +297,7 @@ def _attend(asked: argparse.Namespace) -> int:
     from workbench.loading import load
 
     with contextlib.redirect_stdout(sys.stderr):
-        overlay.run(asked, load, figure, check=_check_writable)
+        overlay.run(asked, load, figure, check=_check_writable, note=_note)
     print(asked.out)
     return OK
 
@@ -377,7 +312,7 @@ def _doctor(asked: argparse.Namespace) -> int:
         _check_writable(asked.json)
     if asked.selftest is not None:
         with contextlib.redirect_stdout(sys.stderr):
-            shown, kept, ok = checkup.selftest(asked, _note, _json)
+            shown, kept, ok = checkup.selftest(asked, _note, strict)
         return _told(shown, kept, asked.json, ok=ok)
     facts = doctor.probe()
     found = doctor.findings(facts)
@@ -385,7 +320,7 @@ def _doctor(asked: argparse.Namespace) -> int:
     if able and not asked.quick:
         found.append(doctor.ask_pocket())
     broken = any(one.level == "broken" for one in found)
-    kept = _json({"ok": not broken, "facts": asdict(facts), "findings": [asdict(one) for one in found]})
+    kept = strict({"ok": not broken, "facts": asdict(facts), "findings": [asdict(one) for one in found]})
     return _told(doctor.table(found), kept, asked.json, ok=not broken)
 
 
@@ -403,7 +338,7 @@ def _plan(asked: argparse.Namespace) -> int:
     from workbench.planning import plan
 
     made = plan(asked.name, quantization=asked.quantization, device=asked.device, context=asked.context)
-    print(_json({**asdict(made), "fits": made.fits if made.taken.weights else None}) if asked.json else repr(made))
+    print(strict({**asdict(made), "fits": made.fits if made.taken.weights else None}) if asked.json else repr(made))
     return OK if made.fits else FAILED
 
 

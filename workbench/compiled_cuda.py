@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -311,7 +311,7 @@ def binary(nvrtc: Any, capability: str, rows: int, each: int) -> bytes:
 def _libraries() -> tuple[Any, Any]:
     """The driver, and the NVRTC that torch comes with."""
     where = Path(torch.__file__).parent / "lib"
-    if sys.platform == "win32":
+    if os.name == "nt":
         found = sorted(where.glob("nvrtc64_*_0.dll"))
         if not found:
             raise OSError(f"{where} has no nvrtc64_*_0.dll")

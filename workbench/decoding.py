@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench import masks
-from workbench.cache import PrefixCache, hooks_of, keep_all, keep_window, rewound, weights_of
+from workbench.cache import PrefixCache, hooks_of, narrow, rewound, weights_of
 from workbench.errors import ModelError
 from workbench.finite import NotFinite, check, culprit, refusal
 from workbench.prompt import Request
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["Engine", "Forced", "Plain", "Run", "force", "generate"]
+
+_ROWS = 64  # of forced tokens whose logits are there at once
 
 
 @dataclass(eq=False)
@@ -180,23 +182,20 @@ class Engine:
         start, cache = (0, None) if run.whole or known is None else known.longest(ids, request.features)
         if cache is None:
             cache = DynamicCache(config=self.transformer.config.get_text_config())
-        # what leaves the window is kept during this one pass, for the snapshot behind the media
         media_end = max((f.stop + 1 for f in request.features), default=0)
-        if start < media_end < T:
-            keep_all(cache)
-        rows = self._rows(
-            request.ids[:, start:].to(device),
-            start,
-            cache,
-            masks.build(request.type_ids.to(device), self.window, start=start, bidirectional=self.bidirectional),
-            {k: v.to(device) for k, v in request.media_inputs(start).items()},
-            request.type_ids[:, start:].to(device),
-        )
-        if start < media_end < T:
-            if known is not None:
-                known.add(ids[:media_end], request.features, rewound(cache, T - media_end))
-            keep_window(cache)
+        behind_media = start < media_end < T and known is not None
+        with narrow(cache, media_end if behind_media else None) as at_media_end:
+            rows = self._rows(
+                request.ids[:, start:].to(device),
+                start,
+                cache,
+                masks.build(request.type_ids.to(device), self.window, start=start, bidirectional=self.bidirectional),
+                {k: v.to(device) for k, v in request.media_inputs(start).items()},
+                request.type_ids[:, start:].to(device),
+            )
         if known is not None:
+            if behind_media:
+                known.add(ids[:media_end], request.features, at_media_end())
             known.add(ids, request.features, rewound(cache, 0))
         run.cache, run.hidden, run.cached = cache, rows[:, -1], start
         run.prompt_rows = rows[0] if run.whole else None
@@ -319,7 +318,7 @@ def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None
         return logits
     hidden = engine.rows(tokens, run.ids.shape[1], run.cache)
     run.forced_rows = torch.cat([run.hidden, hidden[:-1]])
-    after = engine.logits(hidden)
+    after = hidden[:0]  # logits of some rows at a time: of 12B, each is a megabyte
     for i, token in enumerate(tokens):
         _, scores = run.draw(logits)
         ended = run.emit(token, logits, scores, "forced")
@@ -327,7 +326,9 @@ def force(engine: Engine, run: Run, logits: torch.Tensor) -> torch.Tensor | None
             run.finish, ended = "stop_token", True
         if ended:
             return None
-        logits = after[i : i + 1]
+        if i % _ROWS == 0:
+            after = engine.logits(hidden[i : i + _ROWS])
+        logits = after[i % _ROWS : i % _ROWS + 1]
     run.hidden = hidden[-1:]
     return logits
 

@@ -138,6 +138,6 @@ def _bound(a: Trace, b: Trace, n: int) -> tuple[np.ndarray, np.ndarray]:
         p, q = (np.array([t[i] for i in both]) for t in (mine, theirs))
         rest_p, rest_q = (max(0.0, 1 - float(np.exp(x).sum())) for x in (p, q))
         kl[k] = float((np.exp(p) * (p - q)).sum())
-        if rest_p > _ROUNDING:
-            kl[k] += rest_p * (np.log(rest_p) - np.log(max(rest_q, _ROUNDING)))
+        rest_p = max(rest_p, _ROUNDING)  # what is lost in rounding may have been this much, and make the KL smaller
+        kl[k] += rest_p * (np.log(rest_p) - np.log(max(rest_q, _ROUNDING)))
     return np.maximum(kl, 0), other

@@ -60,7 +60,10 @@ class Drafter:
         self._direct = assistant.model.config.model_type in ("gemma4_text", "gemma4_unified_text")
 
     def states(self, cache: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """The model's keys and values the drafter reads, by kind of layer, cut to its window on sliding ones."""
+        """The model's keys and values the drafter reads, by kind of layer, cut to its window on sliding ones.
+
+        Transformers lets it see two positions more there, which its training did not: only drafts can differ by that.
+        """
         out = {}
         for kind, index in self.sources.items():
             layer = cache.layers[index]
@@ -98,6 +101,7 @@ class Drafter:
         last = torch.tensor([[token]], device=hidden.device)
         state = hidden[None]
         ids, logprobs = [], []
+        sure: list[float] = []  # the same logprobs, on the host
         inner = self._layers(hidden, at, shared) if self._direct else self._model(at, shared)
         for made in range(1, count + 1):
             out = inner(a.pre_projection(torch.cat([self.embed(last), state], dim=-1)))
@@ -107,9 +111,12 @@ class Drafter:
             best, last = logits.max(dim=-1)
             ids.append(last)
             logprobs.append(best - logits.logsumexp(dim=-1))
-            # asking waits for the device: once a draft, and only where the answer can save one
-            if further is not None and made < count and not further(int(ids[-1]), [float(x) for x in logprobs]):
-                break
+            if further is not None and made < count:
+                # waits for the device: once a draft, and only where the answer can save one
+                here, how_sure = torch.stack([last[0, 0].float(), logprobs[-1][0, 0]]).tolist()  # ids are exact
+                sure.append(how_sure)
+                if not further(int(here), sure):
+                    break
         return torch.cat(ids, dim=1)[0].tolist(), torch.cat(logprobs, dim=1)[0].tolist()
 
     def _model(self, at: torch.Tensor, shared: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -140,7 +140,7 @@ class Inspecting:
             trace: A run of this model.
             token: A generated token, or several; None is all.
             against: Another word, a token id or a text of one token: what is taken apart is the difference of the two
-                logits, and with it that of the logprobs. None is the mean over all words.
+                logits. None is the mean over all words.
             stop: An event that ends it.
 
         Returns:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.attention import not_stopped, replayed, wanted_positions
+from workbench.attention import gap, not_stopped, replayed, wanted_positions
 from workbench.decoding import Engine
 from workbench.embedding import embedded
 from workbench.errors import ModelError, PromptError
@@ -61,7 +61,7 @@ def lens(
     handles += [layer.register_forward_hook(after) for layer in language.layers]
     try:
         with torch.inference_mode():
-            replayed(engine, request, trace)
+            gap(engine, replayed(engine, request, trace), trace)  # says so where this is not what was run
             columns = _read(engine, states, _final(trace, over, positions), top)
     finally:
         for handle in handles:

@@ -92,17 +92,20 @@ def load(
     held = _registry()
     if not held.models:  # what is loaded has been through this
         check_versions()
-    where = _device(device, entry)
+    where = device and _device(device)
     named = of_one_source(name, variant)
-    key = (entry.source, named, revision, where, context, draws, quantization)
-    if (have := held.models.get(key)) is not None:
+    asked = (entry.source, named, revision, context, draws, quantization)
+    if (have := held.models.get((*asked, where))) is not None:
         return have
     with held.loading:  # one at a time, since each counts the memory; who asks for what is there does not wait
-        if (model := held.models.get(key)) is None:
+        if (model := held.models.get((*asked, where))) is None:
             made = plan(
-                name, variant=variant, quantization=quantization, device=device and where, drafter=drafter,
-                context=context, measure=False,
+                name, variant=variant, quantization=quantization, device=where, drafter=drafter, context=context,
+                measure=False,
             )  # fmt: skip
+            if (model := held.models.get((*asked, made.device))) is not None:  # as somebody else has named the device
+                held.models[(*asked, where)] = model
+                return model
             if not made.fits and not force:
                 raise refuse(made)
             if not entry.local:  # what the plan chose for this machine
@@ -112,7 +115,7 @@ def load(
                             f"revision={revision!r} is of one repository, and for {entry.name} this machine takes "
                             f"{made.variant}. Name yours: variant={made.variant!r}, or variant={entry.source!r}."
                         )
-                    draws = entry.qat_drafter if drafter is None else draws
+                    draws = entry.qat_drafter if drafter is None or drafter is True else draws
                     entry = replace(entry, source=made.variant)
                 quantization = made.quantization if entry.gigabytes else quantization
             room = None if force or entry.name == "pocket" else made.name
@@ -130,7 +133,7 @@ def load(
                 taken = loaded()
                 names = (model.name if n == 1 else f"{model.name} #{n}" for n in itertools.count(1))
                 held.names[id(model)] = next(name for name in names if name not in taken)
-                held.models[key] = model
+                held.models[(*asked, where)] = held.models[(*asked, made.device)] = model
         return model
 
 
@@ -167,13 +170,9 @@ def unload(name: str | LoadedModel | None = None) -> None:
         model._close()  # noqa: SLF001 (the registry is the model's owner)
 
 
-def _device(asked: str | None, entry: Entry) -> str:
+def _device(asked: str) -> str:
     import torch
 
-    if asked is None:
-        if entry.name == "pocket":
-            return "cpu"
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         kind = torch.device(asked).type
     except (RuntimeError, TypeError):

@@ -301,7 +301,7 @@ class Attention:
             TraceError: It does not hold what was asked for.
         """
         rows = np.unique(self.rows(None, positions)) if positions is not None else np.arange(len(self.positions))
-        chosen, h = np.unique(picked("layers", layers, self._numbers)), np.unique(self._heads(heads))
+        chosen, h = np.unique(picked("layers", layers, self._numbers, self.of_layers)), np.unique(self._heads(heads))
         return replace(
             self, positions=self.positions[rows], layers=tuple(self.layers[i] for i in chosen), heads=self.heads[h],
             weights=tuple(self.weights[i][np.ix_(h, rows)] for i in chosen), starts=self.starts[chosen],
@@ -329,7 +329,7 @@ class Attention:
         try:
             meta, arrays = reading["meta"], reading["arrays"]
             check_run(str(meta.get("run", "")), trace)
-            layers = tuple(Layer(int(i), str(kind), window) for i, kind, window in meta["layers"])
+            layers = tuple(Layer(int(i), str(kind), w and int(w)) for i, kind, w in meta["layers"])
             return cls(
                 positions=arrays["positions"], layers=layers, heads=arrays["heads"], starts=arrays["starts"],
                 weights=tuple(arrays[f"layer_{one.index}"] for one in layers), rollout=arrays.get("rollout"),
@@ -371,14 +371,14 @@ class Attention:
     def _heads(self, head: Picks, layer: Any = None) -> np.ndarray:
         if layer == "rollout" and head is not None:
             raise TraceError(f"head={head!r} with layer='rollout': that goes through all heads. Leave one away.")
-        return picked("head", head, self.heads)
+        return picked("head", head, self.heads, self.of_heads)
 
     def _layers(self, layer: Any, rows: np.ndarray, keys: np.ndarray | None) -> np.ndarray | None:
         """Indices of the layers to average over; None for the rollout. ``keys=None``: whatever they admit."""
         if layer == "rollout":
             return None
         if layer is not None or keys is None:
-            return picked("layer", layer, self._numbers)
+            return picked("layer", layer, self._numbers, self.of_layers)
         seen = np.stack([self._seen(i, rows, keys) for i in self._all])  # (L, R, keys)
         everything = np.flatnonzero(seen.all((1, 2)))
         return everything if len(everything) else np.flatnonzero(seen.any((1, 2)))

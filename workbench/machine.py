@@ -191,7 +191,7 @@ def _cache() -> Path:
     """Where huggingface_hub keeps models, by the variables that it reads, without importing it."""
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
-    return Path(named or f"{home}/hub").expanduser()
+    return Path(os.path.expanduser(named or f"{home}/hub"))  # noqa: PTH111 (Path's raises where there is no home)
 
 
 def cached(source: str) -> bool:

@@ -248,8 +248,10 @@ def counted(name: str, picks: Any, count: int) -> list[int]:
     return [k % count if -count <= k < 0 else k for k in several(name, picks)]
 
 
-def picked(name: str, picks: Picks, held: Any) -> np.ndarray:
+def picked(name: str, picks: Picks, held: Any, count: int = 0) -> np.ndarray:
     """Indices into the numbers that a reading holds of those asked for; None is all.
+
+    Where it is known how many there are in the model, negative ones count from the end.
 
     Raises:
         TraceError: It does not hold one.
@@ -258,7 +260,7 @@ def picked(name: str, picks: Picks, held: Any) -> np.ndarray:
     if picks is None:
         return np.arange(len(held))
     out = []
-    for k in several(name, picks):
+    for k in counted(name, picks, count):
         if k not in held:
             there = [one for one in held if one >= 0]  # of positions of the prompt, tokens count from below 0
             shown = ", ".join(map(str, there if len(there) <= 12 else [*there[:5], "…", there[-1]]))

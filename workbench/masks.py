@@ -73,13 +73,14 @@ def build(
     q = where[start:, None]  # (Q, 1)
     first = max(start - window + 1, 0)
     k = where[None, first:]  # (1, S)
-    sliding = (q - k < window) & (k <= q)
+    near = k > q - window  # not q - k < window, which would make whole numbers of all pairs
+    sliding = near & (k <= q)
     block = blocks(type_ids)
     has_block = bidirectional and bool((block[:, start:] >= 0).any())
     sliding = sliding.expand(B, 1, *sliding.shape[-2:])
     if has_block:
         same = (block[:, start:, None] == block[:, None, first:]) & (block[:, start:, None] >= 0)  # (B, Q, S)
-        sliding = sliding | (same & (q - k < window))[:, None]
+        sliding = sliding | (same & near)[:, None]
     full = (where[None, :] <= q).expand(B, 1, T - start, T)
     if keys is not None:
         # a padding query keeps its own key: a row without any would be NaN

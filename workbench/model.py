@@ -86,7 +86,7 @@ class LoadedModel(Inspecting):
 
     def ask(
         self,
-        question: str,
+        question: str | None,
         *,
         images: Iterable[Any] = (),
         audio: Iterable[Any] = (),
@@ -115,7 +115,7 @@ class LoadedModel(Inspecting):
             trace.text
 
         Args:
-            question: What you want to know. Control tokens in it (``<turn|>``) are read as text.
+            question: What you want to know; None where ``history`` ends with it. Control tokens (``<turn|>``) are text.
             images: Each a path, bytes, file, PIL image or array (see ``workbench.media.load_image``).
             audio: Each a path, bytes, file or ``(samples, rate)``; at most 30 s each are heard.
             video: Each a path, bytes, file or ``(frames, fps)``; 32 frames of each are seen, evenly spread (see
@@ -326,8 +326,10 @@ class LoadedModel(Inspecting):
             raise Incompatible(
                 f"This trace is of {trace.model.variant}; {self.info.variant} has another vocabulary or chat template."
             )
-        self._engine.look()
-        now = self._now()
+        with self._lock:
+            self._usable()
+            self._engine.look()
+            now = self._now()
         if same_model and trace.model.identity != now.identity:
             raise Incompatible(
                 f"This trace is of {trace.model.named}; this model is {now.named}"
@@ -337,7 +339,6 @@ class LoadedModel(Inspecting):
         check_media(trace)
         talk = Conversation(tuple(dict(m) for m in trace.prompt.messages), trace.images, trace.audio, trace.video)
         with self._lock:
-            self._usable()
             request = self._prompter.build(
                 talk, image_tokens=trace.settings.image_tokens, thinking=trace.settings.thinking,
                 tools=trace.prompt.tools,
@@ -345,8 +346,7 @@ class LoadedModel(Inspecting):
         if not np.array_equal(request.prompt.ids, trace.prompt.ids):
             raise TraceError(
                 f"The trace's prompt of {len(trace.prompt)} tokens cannot be rebuilt: its conversation and media now "
-                f"give {len(request.prompt)} tokens"
-                ". Its file was edited, or it is of another release of Transformers."
+                f"give {len(request.prompt)} tokens. Its file was edited, or it is of another release of Transformers."
             )
         return request
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench import masks
-from workbench.attention import not_stopped
+from workbench.attention import not_stopped, warn_of_another
 from workbench.cache import keep_all, rewound
 from workbench.decoding import Engine
 from workbench.embedding import embed_feature, embedded, mean_of, owners, per_layer, stand_in
@@ -43,6 +43,7 @@ half of its shorter side. A thing covers several patches and a sound of speech a
 tells of it: alone, none is missed."""
 
 _BATCH_TOKENS = 4096  # rows of all variants of a pass together
+_BATCH = 64  # variants of a pass: each has a row of logits, a megabyte of 12B
 _TILES = 64  # a grid of more than twice as many places is hidden by tiles first
 _REFINED = 0.25  # of the tiles, those that matter most, place by place
 
@@ -228,7 +229,9 @@ class _Runner:
         self.ids = torch.tensor([int(self.trace.tokens.token_id[k]) for k in self.tokens], device=device)
         self.cache = DynamicCache(config=self.engine.transformer.config.get_text_config())
         keep_all(self.cache)
-        self.base = float(self._score(self.embeddings, self.own, 0, self.cache)[0])
+        said, other = self._score(self.embeddings, self.own, 0, self.cache)
+        warn_of_another(float(np.abs(said[0].numpy() - self.trace.tokens.logprob[self.tokens]).max()))
+        self.base = float((said.sum(dim=1) - other)[0])
 
     def drops(self, variants: Sequence[np.ndarray]) -> np.ndarray:
         """(variants,) float32: how much less probable the tokens are with those places hidden.
@@ -239,13 +242,20 @@ class _Runner:
         out: list[np.ndarray] = []
         while len(out) < len(variants):
             self.check()
-            first = variants[len(out)]
-            # a picture's patches see each other, and a tower mixes; other words and frames only look back
-            start = int(self.positions[0] if self.whole_block else self.positions[first].min())
-            most = max(1, _BATCH_TOKENS // (self.embeddings.shape[1] - start))
-            batch = variants[len(out) : len(out) + most]
-            out.extend(self._batch(batch, min(start, *(int(self.positions[v].min()) for v in batch))))
+            batch, start = self._next(variants[len(out) :])
+            out.extend(self._batch(batch, start))
         return np.array(out, np.float32)
+
+    def _next(self, variants: Sequence[np.ndarray]) -> tuple[Sequence[np.ndarray], int]:
+        """As many of the variants as go into one pass, and where that begins: at the first of what they hide."""
+        length = start = self.embeddings.shape[1]
+        for n, variant in enumerate(variants):
+            # a picture's patches see each other, and a tower mixes; other words and frames only look back
+            earliest = min(start, int(self.positions[0] if self.whole_block else self.positions[variant].min()))
+            if n and (n == _BATCH or (n + 1) * (length - earliest) > _BATCH_TOKENS):
+                return variants[:n], start
+            start = earliest
+        return variants, start
 
     def _batch(self, batch: Sequence[np.ndarray], start: int) -> list[Any]:
         given = self.embeddings[:, start:].repeat(len(batch), 1, 1)
@@ -257,10 +267,13 @@ class _Runner:
             layer.keys = layer.keys.expand(len(batch), -1, -1, -1)
             layer.values = layer.values.expand(len(batch), -1, -1, -1)
         self.passes += len(batch)
-        return [self.base - float(score) for score in self._score(given, own, start, cache)]
+        said, other = self._score(given, own, start, cache)
+        return (self.base - (said.sum(dim=1) - other)).tolist()
 
-    def _score(self, given: torch.Tensor, own: torch.Tensor | None, start: int, cache: Any) -> torch.Tensor:
-        """(B,) summed logprob of the tokens; where there is one to be against, less that one's."""
+    def _score(
+        self, given: torch.Tensor, own: torch.Tensor | None, start: int, cache: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, tokens) logprobs of the tokens, and (B,) of the one to be against; 0 where there is none."""
         import torch
 
         engine = self.engine
@@ -272,13 +285,14 @@ class _Runner:
             attention_mask=masks.build(self.types, engine.window, start=start, bidirectional=engine.bidirectional),
             **more,
         ).last_hidden_state[:, self.rows - start]  # (B, tokens, D)  # fmt: skip
-        total = torch.zeros(len(given), dtype=torch.float64)
+        said = torch.zeros((len(given), len(self.ids)), dtype=torch.float64)
+        other = torch.zeros(len(given), dtype=torch.float64)
         for k, row in enumerate(out.transpose(0, 1)):
             logprob = engine.logits(row).log_softmax(dim=-1)
-            total += logprob[:, self.ids[k]].cpu().double()
+            said[:, k] = logprob[:, self.ids[k]].cpu().double()
             if self.against is not None:
-                total -= logprob[:, self.against].cpu().double()
-        return total
+                other += logprob[:, self.against].cpu().double()
+        return said, other
 
 
 @dataclass(frozen=True, eq=False)

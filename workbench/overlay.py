@@ -36,8 +36,12 @@ def arguments(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> N
     parser.add_argument("--model", metavar="NAME", help="what to load (default: the name in the trace)")
 
 
-def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) -> Attention:
+def attended(
+    asked: argparse.Namespace, trace: Trace, load: Callable[..., Any], note: Callable[[str], None]
+) -> Attention:
     """The attention of the words asked for: what was kept in the trace, or else from its model, loaded for it.
+
+    ``note`` is told why what was kept does not do.
 
     Raises:
         WorkbenchError: There is no such word, or neither readings nor model can answer.
@@ -48,20 +52,27 @@ def attended(asked: argparse.Namespace, trace: Trace, load: Callable[..., Any]) 
     if asked.rollout and (asked.layer is not None or asked.head is not None):
         raise TraceError("--rollout goes through all layers and heads: leave --layer and --head away.")
     chosen(asked, trace)
-    try:  # a saved reading may hold other words, heads or layers than these: then the model is asked
+    recorded = Recorded(trace)
+    if not recorded.lacks("attend"):  # but it may be of other words, heads or layers than these
         how = {"layers": asked.layer, "heads": asked.head, "rollout": asked.rollout}
-        kept = Recorded(trace).attend(trace, tokens=tokens, **how)
-        whole = (asked.head is not None or not kept.lacks_heads) and (asked.layer is not None or not kept.lacks_layers)
-        if whole:
-            return kept
-    except TraceError:
-        pass
+        try:
+            kept = recorded.attend(trace, tokens=tokens, **how)
+        except TraceError as error:
+            note(f"{error} Asking the model.")
+        else:
+            if (asked.head is not None or not kept.lacks_heads) and (asked.layer is not None or not kept.lacks_layers):
+                return kept
+            note("The trace holds attention of some layers or heads only. Asking the model for all.")
     name = asked.model or trace.model.name
     from workbench.catalog import CATALOG
 
     # a known name may have been loaded in many ways; a folder holds its weights in one
+    way = {"quantization": trace.model.quantization} if name in CATALOG else {}
+    if name in CATALOG and name == trace.model.name != "pocket":
+        way["variant"] = trace.model.variant
+        way |= {} if trace.model.revision == "local" else {"revision": trace.model.revision}
     try:
-        model = load(name, quantization=trace.model.quantization if name in CATALOG else None)
+        model = load(name, **way)
     except ModelError as error:
         if asked.model:
             raise
@@ -83,7 +94,13 @@ def chosen(asked: argparse.Namespace, trace: Trace) -> tuple[str, int]:
     return over
 
 
-def run(asked: argparse.Namespace, load: Callable[..., Any], figure: Any, check: Callable[[str], None]) -> None:
+def run(
+    asked: argparse.Namespace,
+    load: Callable[..., Any],
+    figure: Any,
+    check: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
     """Write the figure that was asked for.
 
     Args:
@@ -91,6 +108,7 @@ def run(asked: argparse.Namespace, load: Callable[..., Any], figure: Any, check:
         load: ``workbench.load``.
         figure: The module ``widgets.figure``: the model side imports no view.
         check: Raises when a file cannot be written.
+        note: Takes a line for whoever waits.
 
     Raises:
         WorkbenchError: The trace, the place or the words do not fit, said before a model is loaded.
@@ -101,7 +119,7 @@ def run(asked: argparse.Namespace, load: Callable[..., Any], figure: Any, check:
         raise TraceError(f"--out {asked.out!r}: expected a name that ends in {', '.join(figure.FORMATS)}.")
     check(asked.out)
     trace = Trace.load(asked.trace)
-    a = attended(asked, trace, load)
+    a = attended(asked, trace, load, note)
     kind, media = chosen(asked, trace)
     layer: Any = "rollout" if asked.rollout else asked.layer
     made = a.map(kind, media, token=asked.token, layer=layer, head=asked.head, sinks=not asked.no_sinks)

@@ -230,7 +230,7 @@ class Recorded:
     def occlude(
         self, trace: Trace, token: int | Sequence[int] | None = None, over: str = "image", media: int = 0, *,
         how: str | None = None, size: int | None = None, tile: int | None = None,  # noqa: ARG002 (as for attend)
-        against: int | None = None, stop: Any = None,  # noqa: ARG002
+        against: int | str | None = None, stop: Any = None,  # noqa: ARG002
     ) -> Occlusion:  # fmt: skip
         """The occlusion that was kept for the same token or tokens.
 
@@ -239,7 +239,7 @@ class Recorded:
             token, over, media: As for ``LoadedModel.occlude``.
             how: None: whatever stood in.
             size: None: whatever was hidden around each place; of several that were kept, the first.
-            against: A token id; None is one of the token alone.
+            against: Another word, a token id or its text; None is one of the token alone.
             tile, stop: As for ``LoadedModel.occlude``; nothing here takes long.
 
         Returns:
@@ -250,9 +250,11 @@ class Recorded:
         """
         wanted = range(len(trace.tokens)) if token is None else several("token", token)
         tokens = sorted({trace.index(k) for k in wanted})
-        for reading in self._asked("occlude", trace):
+        found = self._asked("occlude", trace)
+        other = self._word(against, found)
+        for reading in found:
             meta = reading["meta"]
-            if (*_over(reading), meta.get("tokens"), meta.get("against")) == (over, media, tokens, against) and (
+            if (*_over(reading), meta.get("tokens"), meta.get("against")) == (over, media, tokens, other) and (
                 how in (None, meta.get("how")) and size in (None, meta.get("size", 1))
             ):
                 return Occlusion.from_reading(reading, self.trace)
@@ -263,7 +265,7 @@ class Recorded:
         )
 
     def attribute(
-        self, trace: Trace, token: int | Sequence[int] | None = None, *, against: int | None = None,
+        self, trace: Trace, token: int | Sequence[int] | None = None, *, against: int | str | None = None,
         stop: Any = None,  # noqa: ARG002 (as for attend)
     ) -> Attribution:  # fmt: skip
         """The attribution that was kept of these tokens, or a part of it.
@@ -271,7 +273,7 @@ class Recorded:
         Args:
             trace: The trace that this one was made of.
             token: As for ``LoadedModel.attribute``.
-            against: A token id; None is the mean over all words.
+            against: Another word, a token id or its text; None is the mean over all words.
             stop: As for ``LoadedModel.attribute``; nothing here takes long.
 
         Returns:
@@ -281,13 +283,32 @@ class Recorded:
             TraceError: None was kept.
         """
         tokens = [trace.index(k) for k in (range(len(trace.tokens)) if token is None else several("token", token))]
-        found = [r for r in self._asked("attribute", trace) if r["meta"].get("against") == against]
+        found = self._asked("attribute", trace)
+        other = self._word(against, found)
+        found = [r for r in found if r["meta"].get("against") == other]
         if not found:
             raise TraceError(
                 f"This trace holds no attribution against {against!r}; it holds {sorted(self.trace.readings)}."
             )
         whole = sorted((Attribution.from_reading(r, self.trace) for r in found), key=lambda one: -len(one.tokens))
         return _first(lambda one: one.only(tokens), whole)
+
+    def _word(self, against: int | str | None, found: Sequence[Any]) -> int | None:
+        """The token id of a word that readings are against, by its text as this run has it.
+
+        Raises:
+            TraceError: No reading is against such a word.
+        """
+        if not isinstance(against, str):
+            return against
+        tokens = self.trace.tokens
+        pieces = {**dict(zip(tokens.token_id.tolist(), tokens.piece, strict=True)), **tokens.top_pieces}
+        ids = sorted({r["meta"]["against"] for r in found if isinstance(r["meta"].get("against"), int)})
+        for k in ids:
+            if pieces.get(k) == against:
+                return k
+        shown = ", ".join(f"{k} {pieces.get(k, '')!r}" for k in ids) or "none"
+        raise TraceError(f"against={against!r}: this trace holds readings against these token ids: {shown}.")
 
     def _of(self, kind: str) -> list[Any]:
         return [r for r in self.trace.readings.values()

@@ -24,6 +24,7 @@ from starlette.middleware import Middleware
 
 from widgets import esm
 from widgets.demo.desk import Desk, Question, Update, Visitor, words
+from widgets.demo.direct import direct
 from widgets.demo.examples import gallery
 from widgets.demo.guard import Guard, client, routes
 from widgets.demo.line import Limits
@@ -62,7 +63,8 @@ class Demo(gr.Blocks):
             "max_threads": limits.waiting + 32, "app_kwargs": {**app, **how.pop("app_kwargs", {})},
             "allowed_paths": [*map(str, uploads.offered), *(how.pop("allowed_paths", None) or [])],
         }  # fmt: skip
-        return super().launch(*given, **{**defaults, **how})
+        with direct(str(how.get("server_name") or "127.0.0.1")):  # Gradio asks its own server before it goes on
+            return super().launch(*given, **{**defaults, **how})
 
     def close(self, *given: Any, **how: Any) -> None:
         """End every run, then the server."""

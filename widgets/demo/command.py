@@ -8,6 +8,7 @@ options ──► checked ──► model, or saved traces ──► server on t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import ipaddress
@@ -22,7 +23,9 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
+from widgets.demo.direct import direct
 from workbench.arguments import UsageError
 from workbench.errors import WorkbenchError
 from workbench.versions import installing
@@ -161,9 +164,7 @@ def _wait(ended: threading.Event, asked: argparse.Namespace, local: str) -> None
     before = {which: signal.signal(which, end) for which in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
         if asked.open:
-            import webbrowser
-
-            webbrowser.open(local)
+            _open(local)
         while not ended.wait(0.5):  # in pieces: on Windows an endless wait hears no Ctrl-C
             pass
     finally:
@@ -171,34 +172,49 @@ def _wait(ended: threading.Event, asked: argparse.Namespace, local: str) -> None
             signal.signal(which, handler)
 
 
+def _open(link: str) -> None:
+    """Open a browser, if there is one with a window: one of the terminal would take that over, and wait."""
+    import webbrowser
+
+    with contextlib.suppress(webbrowser.Error):  # there is none: the link is printed
+        if type(webbrowser.get()) is not webbrowser.GenericBrowser:
+            threading.Thread(target=webbrowser.open, args=(link,), daemon=True).start()
+
+
 def rehearse(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> bool:
     """Ask one question over the link, as a visitor's program would; whether it was answered."""
+    began = time.monotonic()
+    try:
+        with direct(urlsplit(link).hostname or ""):
+            _visit(link, auth, model, say)
+    except Exception as error:  # noqa: BLE001 (whatever it is: the rehearsal failed, and that is what is asked for)
+        say(f"FAIL  {link}: {type(error).__name__}: {error}")
+        return False
+    say(f"ok    all in {time.monotonic() - began:.1f} s")
+    return True
+
+
+def _visit(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> None:
     import httpx
     from gradio_client import Client, handle_file
 
     from widgets.demo.replay import Replay
     from workbench.pocket.examples import SCENE
 
-    began = time.monotonic()
-    try:
-        health = httpx.get(f"{link}health", timeout=30, follow_redirects=True).json()
-        say(f"ok    {link} answers: {health['model']}, version {health['version']}")
-        client = Client(link, auth=auth, verbose=False)
-        if isinstance(model, Replay):
-            text, about = client.predict(next(iter(model.traces)), api_name="/ask")
-        else:
-            text, about = client.predict(
-                "How many shapes are there?", images=[handle_file(str(SCENE))], max_new_tokens=16, api_name="/ask"
-            )
-        page = httpx.get(f"{link}{about['page']}", timeout=120)
-        page.raise_for_status()
-        client.close()
-    except Exception as error:  # noqa: BLE001 (whatever it is: the rehearsal failed, and that is what is asked for)
-        say(f"FAIL  {link}: {type(error).__name__}: {error}")
-        return False
+    health = httpx.get(f"{link}health", timeout=30, follow_redirects=True).json()
+    say(f"ok    {link} answers: {health['model']}, version {health['version']}")
+    client = Client(link, auth=auth, verbose=False)
+    if isinstance(model, Replay):
+        text, about = client.predict(next(iter(model.traces)), api_name="/ask")
+    else:
+        text, about = client.predict(
+            "How many shapes are there?", images=[handle_file(str(SCENE))], max_new_tokens=16, api_name="/ask"
+        )
     say(f"ok    one question over the link: {text!r}, {about['message']}")
-    say(f"ok    its page: {len(page.content) / 1000:.0f} kB; all in {time.monotonic() - began:.1f} s")
-    return True
+    page = httpx.get(f"{link}{about['page']}", timeout=120)
+    page.raise_for_status()
+    client.close()
+    say(f"ok    its page: {len(page.content) / 1000:.0f} kB")
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
@@ -226,8 +242,6 @@ def tunnel(demo: Any) -> str:
 
 
 def _close_tunnels() -> None:
-    import contextlib
-
     from gradio.tunneling import CURRENT_TUNNELS
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -38,7 +38,7 @@ _OPEN = re.compile(
 )
 _ASKS = re.compile(r"/gradio_api/(?:queue/join|cancel|reset/?|(?:call|run|api)/.*)")
 _CALLS = re.compile(r"/gradio_api/(?:queue/join|(?:call|run|api)/[^/]*)/?")
-_ADDRESS = re.compile(r'"path"\s*:\s*"\s*(?:[a-z][a-z0-9+.-]*:|\\*/\\*/)', re.IGNORECASE)
+_ADDRESS = re.compile(r'"path"\s*:\s*"\s*(?:[a-z][a-z0-9+.-]+:|\\*/\\*/)', re.IGNORECASE)  # not C:
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
@@ -81,7 +81,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        if not _OPEN.fullmatch(path) or re.match(r"/gradio_api/file=\s*[a-z][a-z0-9+.-]*:/", path, re.IGNORECASE):
+        if not _OPEN.fullmatch(path) or re.match(r"/gradio_api/file=\s*[a-z][a-z0-9+.-]+:/", path, re.IGNORECASE):
             await _refuse(send, 404, "There is nothing here.")
             return
         if scope["method"] == "POST":

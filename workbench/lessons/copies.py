@@ -14,11 +14,15 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -148,18 +152,51 @@ def run(folder: Path, *, browser: bool, port: int | None, say: Callable[[str], N
         # without news it would still ask, in the middle of the first lesson, whether they are wanted
         "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, (str(_CONFIG), os.environ.get("JUPYTER_CONFIG_PATH")))),
     }  # fmt: skip
-    child = subprocess.Popen(command(folder, port, browser=browser), env=environment)
-    told = False
-    while True:
-        try:
-            if not told and _answers(port):
-                say(f"http://{_HOST}:{port}/lab/tree/{quote(_first(folder))}?token={token}")
-                told = True
-            return child.wait(timeout=None if told else 0.2)
-        except subprocess.TimeoutExpired:
-            continue
-        except KeyboardInterrupt:
-            time.sleep(0.05)  # Ctrl-C reached JupyterLab too, which asks back; wait for what it makes of it
+    with _own_folders(say) as own:
+        child = subprocess.Popen(command(folder, port, browser=browser), env={**environment, **own})
+        told = False
+        with _ended_with_us(child):
+            while True:
+                try:
+                    if not told and _answers(port):
+                        say(f"http://{_HOST}:{port}/lab/tree/{quote(_first(folder))}?token={token}")
+                        told = True
+                    return child.wait(timeout=None if told else 0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+                except KeyboardInterrupt:
+                    time.sleep(0.05)  # Ctrl-C reached JupyterLab too, which asks back; wait for what it makes of it
+
+
+@contextmanager
+def _ended_with_us(child: subprocess.Popen) -> Iterator[None]:
+    """Whoever ends this program by a signal ends its JupyterLab."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+@contextmanager
+def _own_folders(say: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """Variables that lead Jupyter to folders for this time, where it cannot write into its own; none where it can."""
+    from jupyter_core import paths
+
+    try:
+        for where in (paths.jupyter_config_dir(), paths.jupyter_data_dir(), paths.jupyter_runtime_dir()):
+            Path(where).mkdir(mode=0o700, parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=where).close()
+    except OSError as error:
+        with tempfile.TemporaryDirectory(prefix="gemma-workbench-jupyter-", ignore_cleanup_errors=True) as folder:
+            say(f"Jupyter's settings are kept for this time only, in {folder}: {error.strerror or error}: {where}")
+            names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+            yield {name: str(Path(folder, name.lower())) for name in names}
+        return
+    yield {}
 
 
 def _first(folder: Path) -> str:
