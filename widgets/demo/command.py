@@ -186,15 +186,16 @@ def rehearse(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> b
     began = time.monotonic()
     try:
         with direct(urlsplit(link).hostname or ""):
-            _visit(link, auth, model, say)
+            size = _visit(link, auth, model, say)
     except Exception as error:  # noqa: BLE001 (whatever it is: the rehearsal failed, and that is what is asked for)
         say(f"FAIL  {link}: {type(error).__name__}: {error}")
         return False
-    say(f"ok    all in {time.monotonic() - began:.1f} s")
+    say(f"ok    its page: {size / 1000:.0f} kB; all in {time.monotonic() - began:.1f} s")
     return True
 
 
-def _visit(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> None:
+def _visit(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> int:
+    """Ask, and get the answer's page; its bytes."""
     import httpx
     from gradio_client import Client, handle_file
 
@@ -214,7 +215,7 @@ def _visit(link: str, auth: tuple[str, str] | None, model: Any, say: Say) -> Non
     page = httpx.get(f"{link}{about['page']}", timeout=120)
     page.raise_for_status()
     client.close()
-    say(f"ok    its page: {len(page.content) / 1000:.0f} kB")
+    return len(page.content)
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
