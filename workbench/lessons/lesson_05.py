@@ -35,7 +35,10 @@ def weights(answer: Any) -> str:
         scores = np.where(np.arange(5) <= position, keys @ query, -np.inf)
         right = np.exp(scores - scores.max())
         shown = f"answer(query, keys, {position})"
-        numbers(called(answer, query.copy(), keys.copy(), position, shown=shown), right / right.sum(), shown)
+        got = called(answer, query.copy(), keys.copy(), position, shown=shown)
+        if np.shape(got) == (5,) and position and np.allclose(got, (scaled := right**0.5) / scaled.sum()):
+            raise Wrong(f"{shown} divides the scores by √d, as many models do. Gemma 4 does not: leave it out.")
+        numbers(got, right / right.sum(), shown)
     return (
         "One head does this for every position, in every layer; then it takes the mean of the values by these shares."
     )
