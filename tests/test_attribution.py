@@ -195,6 +195,12 @@ def test_it_is_kept_in_the_trace_and_read_back(model, trace, tmp_path):
     again = recorded.attribute(back, 1, against=one.against)
     np.testing.assert_array_equal(again.heads, one.heads)
     assert (again.pieces, again.identity, again.run) == (one.pieces, one.identity, one.run)
+    np.testing.assert_array_equal(recorded.attribute(back, 1, against=" blue").heads, one.heads)
+    with pytest.raises(TraceError, match=rf"against=' green'.*these token ids: {one.against} ' blue'"):
+        recorded.attribute(back, 1, against=" green")
+    hidden = model.occlude(trace, token=1, against=" blue")
+    again = Recorded(keep(trace, hidden)).occlude(trace, token=1, against=" blue")
+    np.testing.assert_array_equal(again.values, hidden.values)
     with pytest.raises(TraceError, match="against 3"):
         recorded.attribute(back, 1, against=3)
     with pytest.raises(TraceError, match="holds the tokens"):

@@ -143,6 +143,35 @@ def test_the_command_draws_what_was_kept_without_a_model(a, tmp_path, capsys, mo
     assert ".png, .svg, .pdf" in capsys.readouterr().err
 
 
+def test_the_command_says_why_it_loads_a_model_and_loads_what_the_trace_is_of(a, tmp_path, capsys, monkeypatch):
+    from workbench import loading
+    from workbench.errors import ModelError
+
+    loaded = []
+
+    def load(name, **how):
+        loaded.append((name, how))
+        raise ModelError("not today")
+
+    monkeypatch.setattr(loading, "load", load)
+    info = replace(
+        TRACE.model, name="gemma-4-12b", variant="google/gemma-4-12B-it", revision="abc", quantization="int4"
+    )
+    trace = replace(TRACE, model=info)
+    keep(trace, replace(a, identity=info.identity)).save(tmp_path / "a.trace")
+    asked = ["attend", str(tmp_path / "a.trace"), "--token", "1", "--out", str(tmp_path / "map.svg")]
+    assert cli.main([*asked, "--rollout"]) == 1
+    assert "kept without rollout. Asking the model." in capsys.readouterr().err
+    how = {"quantization": "int4", "variant": "google/gemma-4-12B-it", "revision": "abc"}
+    assert loaded == [("gemma-4-12b", how)]
+    assert cli.main([*asked, "--rollout", "--model", "gemma-4-e4b"]) == 1
+    assert loaded[1:] == [("gemma-4-e4b", {"quantization": "int4"})]
+    part = replace(a, identity=info.identity, of_heads=99)
+    keep(trace, part).save(tmp_path / "a.trace")
+    assert cli.main(asked) == 1
+    assert "some layers or heads only" in capsys.readouterr().err
+
+
 def test_the_command_asks_the_model_for_the_rest(tmp_path, capsys):
     workbench = pytest.importorskip("workbench")
     pytest.importorskip("torch")

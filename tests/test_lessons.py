@@ -128,6 +128,22 @@ def test_jupyterlab_listens_here_alone_and_asks_nobody(tmp_path):
     assert not any("token" in word.lower() for word in words)  # other users can read the arguments of a program
 
 
+def test_jupyter_has_folders_of_this_time_where_it_can_write_into_none_of_its_own(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    said = []
+    with lessons._own_folders(said.append) as own:
+        assert (own, said) == ({}, [])
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / "below"))
+    with lessons._own_folders(said.append) as own:
+        assert {*own} == {"JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"}
+        folder = Path(own["JUPYTER_DATA_DIR"]).parent
+        assert folder.is_dir()
+        assert str(folder) in said[0]
+        assert "for this time only" in said[0]
+    assert not folder.exists()
+
+
 def test_without_jupyterlab_there_is_the_command_that_installs_it(tmp_path, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(

@@ -378,3 +378,20 @@ def test_a_folder_goes_where_it_fits_as_it_is_stored(tmp_path):
     assert words["cpu", "int8"] == "fits, with quantization='int8'"
     with pytest.raises(ModelError, match=r"quantization=\['int4'\] is not known"):
         plan("pocket", quantization=["int4"])
+
+
+def test_without_a_home_there_is_still_a_disk(monkeypatch):
+    """As in a container that runs under a number of its own."""
+    from workbench import machine as here
+
+    for name in ("HOME", "USERPROFILE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    pwd = pytest.importorskip("pwd")
+
+    def nobody(_uid):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert here.disk_free() > 0
+    assert not here.cached("google/gemma-4-12B-it")
+    assert plan("pocket").fits

@@ -326,6 +326,22 @@ def test_what_was_kept_is_asked_for_as_the_model_is():
         recorded.attend(TRACE, layers=-4)
 
 
+def test_numbers_from_the_end_are_those_of_the_model_where_it_is_known_how_many_it_has():
+    part = attention(lambda *_: {18: 1.0}, of_heads=6, of_layers=len(LAYERS) + 4)
+    last = part.layers[-1].index - len(LAYERS) - 4
+    assert [one.index for one in part.only(layers=last, heads=-6).layers] == [part.layers[-1].index]
+    assert part.map("image", 0, token=0, layer=last, head=-6).layers == (part.layers[-1].index,)
+    with pytest.raises(TraceError, match="head=5: this reading holds head 0, 1"):
+        part.map("image", 0, token=0, head=-1)
+
+
+def test_a_window_that_is_no_number_is_a_broken_reading():
+    broken = attention(lambda *_: {18: 1.0}).to_reading()
+    broken["meta"] = {**broken["meta"], "layers": [[i, kind, "abc"] for i, kind, _ in broken["meta"]["layers"]]}
+    with pytest.raises(TraceError, match="A reading of attention in this trace is broken"):
+        Attention.from_reading(broken, TRACE)
+
+
 def test_a_caption_says_what_is_held():
     whole = attention(lambda *_: {18: 1.0}, of_heads=2, of_layers=len(LAYERS))
     part = attention(lambda *_: {18: 1.0}, of_heads=6, of_layers=len(LAYERS) + 4)

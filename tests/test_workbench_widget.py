@@ -7,12 +7,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.traces import INFO, make_image, make_sound, make_trace
 from widgets import AttentionView, Workbench
 from widgets.buffers import size
 from widgets.settings_form import GREEDY, MINE
+from workbench.columns import SOURCES
 from workbench.errors import MediaError, ModelError, PromptError, TraceError, WorkbenchError
 from workbench.trace import Trace
 
@@ -262,6 +264,62 @@ def test_a_page_is_written_after_a_run_that_was_stopped(bench, tmp_path):
     with pytest.raises(TraceError, match="nothing to be seen"):
         bench.export(str(tmp_path / "page.html"))
     assert asked == [False]
+
+
+def test_a_run_does_not_wait_for_a_speed_up_that_is_being_measured(bench):
+    drafts, entered, ended = bench.views["Drafts"], threading.Event(), []
+
+    def speedup(trace, repeats=5, *, stop=None):
+        entered.set()
+        ended.append(stop.wait(10))
+        raise TraceError("speedup was stopped.")
+
+    bench.model.speedup = speedup
+    bench._keep(make_trace(rounds=4))
+
+    def ask():
+        with pytest.raises(TraceError, match="stopped"), drafts._busy:
+            drafts.answer({"ask": "speedup"})
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert entered.wait(5)
+    bench.question.value = "x"
+    bench.run()
+    asking.join(5)
+    assert ended == [True]
+    bench.wait(5)
+    assert "Done" in bench.status.value
+
+
+def test_a_run_that_is_no_longer_listed_is_shown_when_a_view_goes_back_to_it(bench, monkeypatch):
+    from widgets import bench as module
+
+    monkeypatch.setattr(module, "_RUNS_LISTED", 2)
+    runs = [make_trace(question=f"{k}?") for k in range(4)]
+    for one in runs:
+        bench._keep(one)
+    bench.answer.trace = runs[0]  # back from a branch
+    assert bench.trace is runs[0]
+    assert all(view.trace is runs[0] for view in bench.views.values())
+    bench.answer.trace = runs[2]
+    assert bench.trace is runs[2]
+    assert bench.history.value == 2
+    assert len(bench.traces) == 4
+
+
+def test_the_speed_of_a_branch_is_of_what_it_said_itself():
+    from widgets.bench_parts import ended
+    from workbench.display import tokens_a_second
+
+    trace = make_trace(tokens=12)
+    source = np.array([SOURCES.index("forced")] * 8 + [SOURCES.index("plain")] * 4, trace.tokens.source.dtype)
+    time_s = np.array([1.0] * 8 + [1.1, 1.2, 1.3, 1.4])
+    branch = replace(
+        trace, tokens=replace(trace.tokens, source=source, time_s=time_s.astype(trace.tokens.time_s.dtype))
+    )
+    assert tokens_a_second(branch) == pytest.approx(10)
+    assert ended(branch).endswith("12 tokens, 10.0 a second")
 
 
 def test_the_end_of_a_page_ends_no_look_of_a_reader(bench, tmp_path):
