@@ -56,17 +56,6 @@ def test_rows_after_a_cache_see_what_they_would_have_seen(window, start):
     assert torch.equal(explicit(made["sliding_attention"], rows, T - first), sliding[start:, first:])
 
 
-def test_padding_is_never_seen_and_no_row_is_empty():
-    keys = torch.ones(1, len(TYPES), dtype=torch.bool)
-    keys[0, :3] = False
-    made = masks.build(torch.tensor([TYPES]), 16, keys=keys)
-    for name, rule in zip(("full_attention", "sliding_attention"), by_hand(TYPES, 16), strict=True):
-        mask = made[name][0, 0]
-        assert torch.equal(mask[3:, 3:], rule[3:, 3:]), "all else is seen as before"
-        assert not mask[3:, :3].any()
-        assert mask.any(dim=1).all()
-
-
 def test_blocks_of_adjacent_kinds_and_at_the_ends():
     assert masks.blocks(torch.tensor([1, 1, 0, 2, 2, 0, 3, 1])).tolist() == [0, 0, -1, 1, 1, -1, -1, 2]
 

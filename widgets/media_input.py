@@ -35,12 +35,12 @@ from workbench.media import (
     patch_grid,
     sniff,
 )
+from workbench.media.images import IMAGE_TOKENS
 from workbench.media.sources import display_name, open_binary
 from workbench.thumbnails import thumbnail
 
-__all__ = ["BUDGETS", "PART", "MediaInput"]
+__all__ = ["PART", "MediaInput"]
 
-BUDGETS = (70, 140, 280, 560, 1120)
 """Soft tokens an image may take."""
 
 PART = 1 << 20
@@ -86,7 +86,7 @@ class MediaInput(Panel):
     sending = traitlets.Int(0, help="Files on their way from the browser.").tag(sync=True)
 
     def __init__(self, **more: Any) -> None:
-        super().__init__(data={"part": PART, "budgets": [*BUDGETS]}, **more)
+        super().__init__(data={"part": PART, "budgets": [*IMAGE_TOKENS]}, **more)
         self._media: dict[int, Image | Audio] = {}
         self._cards: dict[int, dict[str, Any]] = {}  # what of them costs time: a small picture, an outline
         self._uploads: dict[int, _Upload] = {}
@@ -265,7 +265,7 @@ def _check(name: str, size: int, head: bytes) -> None:
     """Refuse what is no picture or sound, or too large for its kind, by its first bytes."""
     kind = sniff(head)
     if kind not in ("image", "audio"):
-        more = " Videos go to model.ask(video=[…]), or take stills of one." if kind == "video" else ""
+        more = " Take stills of a video; in Python, model.ask(video=[…]) takes it." if kind == "video" else ""
         raise MediaError(f"{name}: {describe(head)}. {_ACCEPTED}{more}")
     most = MAX_IMAGE_BYTES if kind == "image" else MAX_AUDIO_BYTES
     if size > most:

@@ -22,16 +22,14 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
+from workbench.thumbnails import VIRIDIS
+
 __all__ = ["Sheet", "viridis"]
 
 _FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "Arial.ttf", "LiberationSans-Regular.ttf", "NotoSans-Regular.ttf")
 Colour = tuple[int, int, int]
 
-_ANCHORS = np.array(
-    [(68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121),
-     (109, 205, 89), (180, 222, 44), (253, 231, 37)],
-    np.float64,
-)  # fmt: skip
+_ANCHORS = np.array(VIRIDIS, np.float64)
 
 
 def viridis(t: float) -> Colour:

@@ -9,7 +9,8 @@ import traitlets
 
 from widgets.base import View
 from widgets.buffers import array
-from workbench.display import tokens_a_second
+from workbench.columns import SOURCES
+from workbench.display import FINISH, tokens_a_second
 from workbench.errors import WorkbenchError
 from workbench.trace import Token, Trace
 
@@ -17,8 +18,6 @@ __all__ = ["TokenView"]
 
 _WIRE = 4 << 20  # bytes of alternatives sent; more than that of 5,000 tokens with 80 each
 _PROMPT_PIECES = 20_000
-_FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_tokens", "stopped": "stopped by you",
-           "context": "context full"}  # fmt: skip
 
 
 class TokenView(View):
@@ -78,8 +77,7 @@ class TokenView(View):
             first: The index of the first of them; 0 clears what was shown.
             tokens: Those that came since the last call.
         """
-        sources = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
-        rows = [[t.piece, t.logprob, sources.get(t.source, 0)] for t in tokens]
+        rows = [[t.piece, t.logprob, SOURCES.index(t.source)] for t in tokens]
         if first == 0:
             self.tail = {}  # an answer that begins as one did that broke off is sent all the same
         self.tail = {"from": first, "rows": rows}
@@ -152,6 +150,6 @@ def _summary(trace: Trace) -> list[list[str]]:
     items.append([f"{u.prompt:,}", "in the prompt" + (f" ({u.cached:,} from cache)" if u.cached else "")])
     if len(trace.rounds):
         items.append([f"{int(trace.rounds.accepted.sum())} of {int(trace.rounds.proposed.sum())}", "drafts kept"])
-    items.append(["", _FINISH.get(trace.finish, trace.finish)])
+    items.append(["", FINISH.get(trace.finish, trace.finish)])
     items.append(["", "greedy" if s.temperature == 0 else f"temperature {s.temperature:g} · seed {s.seed}"])
     return items

@@ -35,6 +35,7 @@ __all__ = [
     "NAME",
     "attend",
     "attend_drafter",
+    "attention_by",
     "gap",
     "inputs",
     "not_stopped",
@@ -173,9 +174,13 @@ def register() -> str:
 
 
 @contextmanager
-def _attention_of(*configs: Any) -> Iterator[None]:
-    """Run with our attention function; what was set before is set again after, whatever happens."""
-    name = register()
+def attention_by(name: str, *configs: Any) -> Iterator[None]:
+    """Run with another attention function; what was set before is set again after, whatever happens.
+
+    Args:
+        name: Of the function, as Transformers knows it.
+        configs: The text models': set on the whole model's, the name would go to the towers too.
+    """
     before = [config._attn_implementation for config in configs]  # noqa: SLF001 (there is no public name)
     try:
         for config in configs:
@@ -273,7 +278,7 @@ def attend(
             f"At most {_ROLLOUT_MOST:,} positions are rolled out."
         )
     device = engine.transformer.device
-    with torch.inference_mode(), _attention_of(text):
+    with torch.inference_mode(), attention_by(register(), text):
         rows = _Rows(
             rows=torch.as_tensor(at, device=device), layers=frozenset(chosen),
             heads=None if heads is None else torch.as_tensor(picked, device=device),
@@ -315,7 +320,7 @@ def attend_drafter(
         raise TraceError("token=0: the first token of an answer is never drafted.")
     device = engine.transformer.device
     check = not_stopped(stop, "attend")
-    with torch.inference_mode(), _attention_of(engine.transformer.config.get_text_config(), text):
+    with torch.inference_mode(), attention_by(register(), engine.transformer.config.get_text_config(), text):
         first = _Rows(rows=torch.zeros(0, dtype=torch.long, device=device), layers=frozenset(), heads=None, check=check,
                       share=frozenset(drafter.sources.values()))  # fmt: skip
         hidden = replayed(engine, request, trace, workbench_rows=first)

@@ -15,18 +15,9 @@ from workbench.archive import json_bytes
 from workbench.errors import MediaError, PromptError, TraceError
 from workbench.media import Audio, Image, Video, load_audio, load_image, load_video
 from workbench.trace import Trace
-from workbench.turns import EXTRAS, check_extras, sound_text
+from workbench.turns import EXTRAS, ROLES, check_extras, sound_text
 
 __all__ = ["Conversation", "conversation", "listed", "messages"]
-
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "model": "model",
-    "assistant": "model",
-    "tool": "tool",
-}
 
 
 @dataclass(frozen=True)
@@ -204,7 +195,7 @@ def _history(history: Any, media: _Media, shown: Mapping[str, Sequence[Any]]) ->
     for k, message in enumerate(history):
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             raise PromptError(f'history[{k}] is {message!r}; expected {{"role": …, "content": …}}.')
-        role = _ROLES.get(message["role"]) if isinstance(message["role"], str) else None
+        role = ROLES.get(message["role"]) if isinstance(message["role"], str) else None
         if role is None:
             raise PromptError(f"history[{k}] has role {message['role']!r}; expected user, model, system or tool.")
         if role == "system" and k:

@@ -23,7 +23,7 @@ from workbench.columns import SOURCES, Segment
 from workbench.thumbnails import VIRIDIS, thumbnail, waveform
 from workbench.trace import Trace
 
-__all__ = ["UNSAFE", "to_html"]
+__all__ = ["FINISH", "UNSAFE", "to_html", "tokens_a_second"]
 
 DETAILED = 600  # tokens with alternatives; a page of 5,000 stays below 2 MB
 ALTERNATIVES = 8
@@ -278,7 +278,7 @@ def _prompt(trace: Trace) -> str:
     )
 
 
-_FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_tokens", "stopped": "stopped by you",
+FINISH = {"stop_token": "ended by itself", "max_new_tokens": "cut at max_new_tokens", "stopped": "stopped by you",
            "context": "context full"}  # fmt: skip
 
 
@@ -303,6 +303,6 @@ def _summary(trace: Trace) -> str:
     items.append(f"prompt <b>{u.prompt:,}</b>" + (f" ({u.cached:,} from cache)" if u.cached else ""))
     if len(trace.rounds):
         items.append(f"<b>{int(trace.rounds.accepted.sum())}</b> of {int(trace.rounds.proposed.sum())} drafts kept")
-    items.append(_FINISH.get(trace.finish, _text(trace.finish)))
+    items.append(FINISH.get(trace.finish, _text(trace.finish)))
     how = "greedy" if s.temperature == 0 else f"temperature {s.temperature:g} · seed {s.seed}"
     return f'<div class="sum">{"".join(f"<span>{item}</span>" for item in [*items, how])}</div>'

@@ -50,7 +50,7 @@ def blocks(type_ids: torch.Tensor) -> torch.Tensor:
 
 
 def build(
-    type_ids: torch.Tensor, window: int, *, start: int = 0, keys: torch.Tensor | None = None, bidirectional: bool = True
+    type_ids: torch.Tensor, window: int, *, start: int = 0, bidirectional: bool = True
 ) -> dict[str, torch.Tensor | None]:
     """Masks of the rows ``start`` to T of one sequence, against a cache that holds the rows before.
 
@@ -58,7 +58,6 @@ def build(
         type_ids: (B, T) modality of every token, cached ones included.
         window: Positions a sliding layer sees, its own included.
         start: The first query; everything before it is in the cache.
-        keys: (B, T) bool, False where a token is padding; None for none.
         bidirectional: Whether this model reads images in both directions.
 
     Returns:
@@ -82,12 +81,7 @@ def build(
         same = (block[:, start:, None] == block[:, None, first:]) & (block[:, start:, None] >= 0)  # (B, Q, S)
         sliding = sliding | (same & near)[:, None]
     full = (where[None, :] <= q).expand(B, 1, T - start, T)
-    if keys is not None:
-        # a padding query keeps its own key: a row without any would be NaN
-        diagonal = torch.eye(T, dtype=torch.bool, device=type_ids.device)[start:]
-        sliding = sliding & (keys[:, None, None, first:] | diagonal[:, first:])
-        full = full & (keys[:, None, None, :] | diagonal)
-    plain = keys is None and (start == 0 or T - start == 1)
+    plain = start == 0 or T - start == 1
     return {
         "full_attention": None if plain else full,
         "sliding_attention": None if plain and not has_block and (window >= T or T - start == 1) else sliding,

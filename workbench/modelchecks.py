@@ -7,13 +7,13 @@ close together, and no nearer than that are they compared; in float32 they have 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench import grid, headers
+from workbench.attention import attention_by
 from workbench.catalog import CATALOG, Shape, find
 from workbench.counting import made_of
 from workbench.modeltrial import QUESTION, Found, Tried, Watch
@@ -21,8 +21,6 @@ from workbench.packed import Int4Linear, Int8Linear, count, held_bytes, layers
 from workbench.planning import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from workbench.trace import Trace
 
 __all__ = ["CHECKS"]
@@ -284,7 +282,7 @@ def _eager(tried: Tried, trace: Trace, chosen: list[int]) -> dict[int, np.ndarra
         return hook
 
     blocks = model.transformer.get_decoder().layers
-    with _attention_of(model.transformer.config.get_text_config(), "eager"), torch.inference_mode():
+    with attention_by("eager", model.transformer.config.get_text_config()), torch.inference_mode():
         hooks = [blocks[k].self_attn.register_forward_hook(keep(k)) for k in chosen]
         try:
             model.transformer.model(
@@ -294,22 +292,6 @@ def _eager(tried: Tried, trace: Trace, chosen: list[int]) -> dict[int, np.ndarra
             for hook in hooks:
                 hook.remove()
     return out
-
-
-@contextmanager
-def _attention_of(config: Any, name: str) -> Iterator[None]:
-    """Run with another attention function; what was set before is set again after.
-
-    Args:
-        config: The text model's: set on the whole model's, the name would go to the towers too.
-        name: Of the function.
-    """
-    before = config._attn_implementation  # noqa: SLF001 (there is no public name)
-    try:
-        config._attn_implementation = name  # noqa: SLF001
-        yield
-    finally:
-        config._attn_implementation = before  # noqa: SLF001
 
 
 # --- drafts and memory ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from workbench.conversation import Conversation, conversation, listed
 from workbench.errors import PromptError
 from workbench.features import SENSES, Feature, Reader, frozen, on_picture, shown
 from workbench.media import Audio, Image, Video
+from workbench.media.images import IMAGE_TOKENS
 from workbench.spans import kinds_of
 from workbench.tools import mapped, schemas_of, texts_in
 from workbench.trace import Prompt, Segment
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_TOKENS", "Conversation", "Feature", "Prompter", "Request", "conversation", "listed"]
 
-IMAGE_TOKENS = (70, 140, 280, 560, 1120)
 """Budgets of soft tokens an image that the image processor takes."""
 
 
@@ -136,7 +136,6 @@ class Prompter:
         image_tokens: int | None = None,
         thinking: bool = False,
         tools: Sequence[Any] = (),
-        generate: bool = True,
     ) -> Request:
         """Token ids, segments and features of a conversation.
 
@@ -145,7 +144,6 @@ class Prompter:
             image_tokens: At most so many soft tokens an image, one of :data:`IMAGE_TOKENS`; None takes the processor's.
             thinking: Put the thinking token at the head of the system turn.
             tools: JSON schemas or functions, as the chat template takes them; the schemas are kept in the prompt.
-            generate: End with the opening of the model's turn.
 
         Raises:
             PromptError: A budget that does not exist, a tool that cannot be described.
@@ -163,7 +161,7 @@ class Prompter:
         given = schemas_of(tools)
         messages, schemas, restore = self._neutral(talk.messages, given)
         text = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking, tools=schemas or None
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking, tools=schemas or None
         )
         texts, _ = self.processor.get_text_with_replacements(
             [text],

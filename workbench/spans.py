@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-__all__ = ["kinds_of"]
+from workbench.turns import ROLES
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "model": "model", "assistant": "model",
-          "tool": "tool"}  # fmt: skip
+__all__ = ["kinds_of"]
 
 _SPANS = {
     "<|channel>": ("thought", "<channel|>"),
@@ -54,7 +53,7 @@ def kinds_of(
             kind = "control"
             heading += piece(i)
             if "\n" in heading:
-                role = _ROLES.get(heading.strip(), heading.strip())
+                role = ROLES.get(heading.strip(), heading.strip())
                 heading = None
             mine = None
         elif text == "<turn|>":

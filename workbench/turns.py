@@ -7,7 +7,11 @@ from typing import Any
 
 from workbench.errors import PromptError
 
-__all__ = ["EXTRAS", "check_extras", "sound_text"]
+__all__ = ["EXTRAS", "ROLES", "check_extras", "sound_text"]
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "model": "model", "assistant": "model",
+         "tool": "tool"}  # fmt: skip
+"""The names that others have for roles, and ours."""
 
 EXTRAS = ("name", "tool_calls", "reasoning")
 """What a turn may have besides its role and content: whose result it is, what the model called, and what it thought

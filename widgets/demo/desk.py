@@ -18,6 +18,7 @@ from widgets.bench_parts import ended
 from widgets.demo.line import Limits, Line, Rate
 from widgets.demo.runs import Run, Runs
 from widgets.demo.uploads import Uploads
+from workbench.columns import SOURCES
 from workbench.errors import MediaError, PromptError, WorkbenchError
 from workbench.media import load_audio, load_image
 from workbench.trace import Token, Trace
@@ -26,7 +27,6 @@ __all__ = ["Desk", "Question", "Update", "Visitor", "words"]
 
 _FLUSH_S = 0.08  # words are sent this often
 _WAIT_S = 0.5  # so often somebody in line is told where he is; what is sent is also how a closed tab is noticed
-_SOURCES = {"accepted": 1, "corrected": 2, "bonus": 3, "forced": 4}
 _FAILED = "Something failed here that should not; whoever runs this demo finds it in the log. Please try again."
 _log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Desk:
         notes += [f"{medium.name}: {note}" for medium in media for note in medium.notes]
 
         def heard(token: Token) -> None:
-            rows.append((token.piece, token.logprob, _SOURCES.get(token.source, 0)))
+            rows.append((token.piece, token.logprob, SOURCES.index(token.source)))
 
         trace: Trace = self.model.ask(
             question.text, images=pictures, audio=sounds, max_new_tokens=question.max_new_tokens,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 __all__ = [
+    "IMAGE_TOKENS",
     "MAX_IMAGE_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
@@ -32,6 +33,9 @@ __all__ = [
     "load_image",
     "patch_grid",
 ]
+
+IMAGE_TOKENS = (70, 140, 280, 560, 1120)
+"""Soft tokens that Gemma 4 may be given for a picture, at most: its five budgets."""
 
 MAX_IMAGE_BYTES = 256 << 20  # a 64 MP bitmap fits
 _SMALL = 4 << 20  # bytes; up to here a plain original is embedded as it is
