@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from workbench.errors import Incompatible, MediaError, ModelError
-from workbench.pocket import WEIGHTS, average, speech
+from workbench.errors import Incompatible, MediaError
+from workbench.pocket import WEIGHTS, speech
 from workbench.pocket.data import cells, pair, sounds
 from workbench.pocket.features import frames, grid, patches
 from workbench.pocket.handwriting import sheet
@@ -155,27 +155,6 @@ def test_held_out_digits_are_never_drawn_in_training():
         assert picture.size == (300, 200)
         assert 0 <= box[0] < box[2] <= 1
         assert 0 <= box[1] < box[3] <= 1
-
-
-def test_weights_of_another_tokenizer_keep_the_rows_of_their_pieces(processor, tmp_path):
-    from workbench.pocket import build
-    from workbench.pocket.graft import begin
-
-    stored = build.build_model(processor.tokenizer, 4)
-    build.save(stored, processor, tmp_path)
-    path = tmp_path / "tokenizer.json"
-    record = json.loads(path.read_text())
-    vocabulary = record["model"]["vocab"]
-    star, circle = vocabulary["▁star"], vocabulary["▁circle"]
-    vocabulary["▁star"], vocabulary["▁circle"] = circle, star
-    path.write_text(json.dumps(record))
-    model = build.build_model(processor.tokenizer, 5)
-    assert begin(model, processor.tokenizer, tmp_path) == 0
-    ours, theirs = (m.get_input_embeddings().weight for m in (model, stored))
-    theirs = theirs.bfloat16().float()
-    assert torch.equal(ours[star], theirs[circle])
-    assert torch.equal(ours[circle], theirs[star])
-    assert torch.equal(ours[: min(star, circle)], theirs[: min(star, circle)])
 
 
 def test_questions_about_what_is_not_there_are_said_to_be():
@@ -420,17 +399,6 @@ def test_phases_follow_one_another_under_one_curve_of_rates():
     assert ends[-1] < POCKET.steps
 
 
-def test_the_whole_recipe_takes_no_steps_of_another_length(monkeypatch, capsys):
-    from workbench.pocket import train as training
-
-    monkeypatch.setattr(training, "train", lambda *_given, **_more: pytest.fail("work began"))
-    monkeypatch.setattr("sys.argv", ["train", "--steps", "1000", "--begin", "somewhere"])
-    with pytest.raises(SystemExit) as stopped:
-        training.main()
-    assert stopped.value.code == 2
-    assert "--steps, --begin: for a --stage only" in capsys.readouterr().err
-
-
 def test_finished_weights_are_the_mean_of_the_last_steps(tmp_path, no_speech, one_thread):
     from workbench.pocket.data import Mix
     from workbench.pocket.recipe import Phase
@@ -646,31 +614,6 @@ def test_frames_of_beeps_know_how_many_have_begun():
     assert (counted % 2 == 1).all()  # high
     assert sorted(set(counted // 2)) == [0, 1, 2]
     assert (np.diff(counted) >= 0).all()
-
-
-def test_the_mean_of_two_runs_is_their_mean_and_of_one_model_only(tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        shutil.copytree(WEIGHTS, folder)
-    held = load_file(one / "model.safetensors")
-    save_file(
-        {name: 3 * tensor for name, tensor in held.items()}, other / "model.safetensors", metadata={"format": "pt"}
-    )
-    average.average([one, other], tmp_path / "mean")
-    made = load_file(tmp_path / "mean" / "model.safetensors")
-    assert made.keys() == held.keys()
-    assert all(torch.equal(made[name], 2 * tensor) for name, tensor in held.items())
-    assert (tmp_path / "mean" / "tokenizer.json").read_bytes() == (one / "tokenizer.json").read_bytes()
-    with pytest.raises(ModelError, match="two folders at least; 1 given"):
-        average.average([one], tmp_path / "none")
-    (other / "config.json").write_text("{}")
-    with pytest.raises(Incompatible, match=r"config\.json is not that of"):
-        average.average([one, other], tmp_path / "none")
-    with pytest.raises(ModelError, match="cannot be read"):
-        average.average([one, tmp_path / "nowhere"], tmp_path / "none")
-    assert not (tmp_path / "none").exists()
 
 
 def test_strange_voices_are_bent_and_the_others_stay_as_they_were():

@@ -33,48 +33,48 @@ FLOORS: dict[str, int] = {
     "beeps": 19,  # of 20
     "both: place": 13,  # of 14
     "both: word": 12,  # of 14
-    "colour": 23,  # of 24
+    "colour": 22,  # of 24
     "colour, 5 to 8 shapes": 11,  # of 12
-    "colour, other renderer": 15,  # of 16
+    "colour, other renderer": 12,  # of 16
     "count": 21,  # of 24
     "count, 5 to 8 shapes": 7,  # of 12
     "count, other renderer": 14,  # of 16
     "counting": 7,  # of 8
-    "digit": 18,  # of 20
+    "digit": 19,  # of 20
     "digit of four": 9,  # of 10
-    "four digits": 6,  # of 10
-    "heard and found": 12,  # of 14
+    "four digits": 5,  # of 10
+    "heard and found": 10,  # of 14
     "high or low": 19,  # of 20
     "missing": 4,  # of 5
     "off-world picture": 4,  # of 5
-    "off-world, parts of two photos": 3,  # of 5
+    "off-world, parts of two photos": 4,  # of 5
     "off-world, unseen questions": 4,  # of 5
-    "one of two": 23,  # of 24
+    "one of two": 20,  # of 24
     "place": 23,  # of 24
-    "place, 5 to 8 shapes": 11,  # of 12
+    "place, 5 to 8 shapes": 10,  # of 12
     "place, other renderer": 15,  # of 16
-    "scene, 1 to 3 shapes": 18,  # of 20
-    "scene, 1 to 3 shapes, other renderer": 8,  # of 10
-    "scene, 4 shapes": 3,  # of 4
+    "scene, 1 to 3 shapes": 16,  # of 20
+    "scene, 1 to 3 shapes, other renderer": 7,  # of 10
+    "scene, 4 shapes": 2,  # of 4
     "scene, 4 shapes, other renderer": 5,  # of 6
-    "scene, 5 to 8 shapes": 1,  # of 12
+    "scene, 5 to 8 shapes": 0,  # of 12
     "second turn": 7,  # of 8
-    "see and hear": 12,  # of 14
-    "shape": 23,  # of 24
+    "see and hear": 9,  # of 14
+    "shape": 22,  # of 24
     "shape, 5 to 8 shapes": 11,  # of 12
-    "size": 19,  # of 20
+    "size": 18,  # of 20
     "spelling": 7,  # of 8
     "sums": 7,  # of 8
     "what changed": 8,  # of 16
     "what changed, drawn anew": 3,  # of 8
-    "where": 23,  # of 24
+    "where": 22,  # of 24
     "where, 5 to 8 shapes": 9,  # of 12
     "where, other renderer": 15,  # of 16
-    "with a system prompt": 6,  # of 8
-    "word, festival (a trained speaker, another engine)": 28,  # of 31
-    "word, unseen espeak-ng voices": 29,  # of 31
-    "word, unseen flite voice": 26,  # of 31
-    "yes or no": 22,  # of 24
+    "with a system prompt": 7,  # of 8
+    "word, festival (a trained speaker, another engine)": 29,  # of 31
+    "word, unseen espeak-ng voices": 28,  # of 31
+    "word, unseen flite voice": 29,  # of 31
+    "yes or no": 17,  # of 24
 }
 
 

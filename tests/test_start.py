@@ -492,7 +492,8 @@ def test_a_real_environment_from_nothing_half_made_and_again(root):
     assert state["complete"] is True
     assert state["extras"] == ["lab", "model"]
     for locale in ("C", "C.UTF-8"):
-        asking = {**os.environ, "LC_ALL": locale}
+        asking = {**start.environment(str(house.python)), "LC_ALL": locale}
+        asking.pop("PYTHONUTF8")
         where = [house.python, "-P", "-c", "import workbench; print(ascii(workbench.__file__))"]
         told = subprocess.run(where, capture_output=True, text=True, check=True, env=asking).stdout
         assert told.strip() == ascii(str(root / "workbench" / "__init__.py"))

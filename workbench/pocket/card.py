@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.pocket.recipe import POCKET
+
 if TYPE_CHECKING:
     from workbench.pocket.acceptance import Acceptance
     from workbench.pocket.evaluate import Scores
@@ -26,14 +28,19 @@ sound frames, the same control tokens), so everything the workbench shows of it,
 - Answers in English, in one fixed form each; to anything else it says that it only knows shapes, digits and sounds.
 
 It starts with the eyes of a retina and the ears of a cochlea (`senses.py`: patches as their lowest cosines, sound frames
-as a bank of band filters); everything else, and those too from there on, is learnt in stages (CONTRIBUTING.md has the
-commands): crowded pictures and few questions first, then sounds, then the whole world, with two helpers that are thrown away
-afterwards, one that reads shapes off image tokens and one that reads words off sound tokens half-way through the network.
-These weights are the mean of the last two stages'.
+as a bank of band filters) and with places as waves along both axes; everything else, and those too from there on, is
+learnt in one run of {steps:,} steps (`python -m workbench.pocket.train`): crowded pictures and few questions first, then
+sounds, then the whole world, with helpers that are thrown away afterwards (`aids.py`): heads that read shapes off image
+tokens and words off sound tokens half-way through the network, and one that finds the place of every colour and shape named.
+These weights are the mean of the last {tail:,} steps'.
 
 Measured by `python -m workbench.pocket.evaluate`: exact match of the whole greedy answer on held-out scenes, voices and
 renderers, weights as stored (bf16), computed with in float32. Its pictures, recordings and wordings are of a seed by which
-nothing was chosen. "Unseen questions" are twelve, each typed in many ways: their interval says more than it knows.
+nothing was chosen. The 150 "unseen questions" are twelve, each typed in many ways: their interval is too narrow.
+
+*Missing*: asked for a picture or a sound that is not there. *Off-world*: about something else than shapes, digits and sounds.
+*Both: word, place*: a question about one of a picture and a sound shown together; *heard and found*: where the shape is that is
+heard; *see and hear*: what both are, in one answer. *One of two*: a question about one of two pictures.
 
 ## Exact match
 
@@ -94,7 +101,7 @@ def confusions(scores: Scores, row: str, most: int = 8) -> str:
 def write(
     scores: Scores,
     folder: Path,
-    curves: dict[str, list],
+    curve: list,
     kept: Acceptance | None,
     looks: str = "",
     shown: str = "",
@@ -104,7 +111,7 @@ def write(
     Args:
         scores: of ``evaluate.measure``.
         folder: the weights measured.
-        curves: by training run, in order, rows of (step, loss, share of answer tokens right).
+        curve: of the training run, rows of (step, loss, share of answer tokens right).
         kept: the drafter's acceptance, if there is one.
         looks: the table of ``looked``, if it was measured.
         shown: the table of ``contact``, whose sheet lies beside the card as ``samples.jpg``.
@@ -113,7 +120,8 @@ def write(
 
     with safe_open(folder / "model.safetensors", "np") as stored:
         parameters = sum(_count(stored.get_slice(k).get_shape()) for k in stored.keys()) / 1e6  # noqa: SIM118
-    parts = [_INTRO.format(parameters=parameters, table=table(scores))]
+    tail = round(POCKET.tail * POCKET.steps)
+    parts = [_INTRO.format(parameters=parameters, steps=POCKET.steps, tail=tail, table=table(scores))]
     for row in scores.heard:
         where = row.removeprefix("word, ")
         parts.append(f"\nMisheard, by the first piece of the answer, {where}: {confusions(scores, row)}.\n")
@@ -134,14 +142,14 @@ def write(
             "\n## The drafter\n\nFour drafts a round, greedy, held-out prompts; a share is of the drafts that were judged "
             f"(those before them in the round were right).\n\n{drafts_table(kept)}\n"
         )
-    if curves:
+    if curve:
+        ends = ", ".join(f"{phase.until:,}" for phase in POCKET.early)
         parts.append(
-            "\n## Learning curve\n\nOf the last stages: each asks more of what the one before did badly, so that its loss "
-            "begins above where that one ended.\n\n| stage | step | loss | answer tokens right |\n|---|---:|---:|---:|\n"
+            f"\n## Learning curve\n\nWhat is asked changes at steps {ends} (`recipe.py`): harder, so that the loss rises there."
+            "\n\n| step | loss | answer tokens right |\n|---:|---:|---:|\n"
         )
-        for stage, curve in curves.items():
-            chosen = [*curve[:: max(1, len(curve) // 10)], curve[-1]]
-            parts += [f"| {stage} | {int(step)} | {loss:.3f} | {right:.3f} |\n" for step, loss, right in chosen]
+        chosen = [*curve[:: max(1, len(curve) // 28)], curve[-1]]
+        parts += [f"| {int(step)} | {loss:.3f} | {right:.3f} |\n" for step, loss, right in chosen]
     parts.append(_LIMITS)
     return "".join(parts)
 

@@ -126,13 +126,13 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=CARD_SEED, help="of the exam; choose by another one than the card's"
     )
-    parser.add_argument("--curve", type=Path, nargs="+", default=[], help="runs' curve.json, for the card")
+    parser.add_argument("--curve", type=Path, help="the run's curve.json, for the card")
     parser.add_argument("--no-card", action="store_true", help="print only")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:
-        curves = {path.parent.name: json.loads(path.read_text("utf-8")) for path in args.curve}
+        curve = json.loads(args.curve.read_text("utf-8")) if args.curve else []
     except (OSError, ValueError) as error:
         raise SystemExit(f"A learning curve cannot be read: {error}") from None
     try:
@@ -147,7 +147,7 @@ def main() -> None:
             print(card.drafts_table(kept))
     if not args.no_card:
         looks, shown = _looked_at(args.weights, args.drafter, CARD.with_name("samples.jpg"))
-        CARD.write_text(card.write(scores, args.weights, curves, kept, looks, shown), encoding="utf-8")
+        CARD.write_text(card.write(scores, args.weights, curve, kept, looks, shown), encoding="utf-8")
         print(f"{looks}\n{shown}\nwritten to {CARD}")
 
 

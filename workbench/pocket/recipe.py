@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from workbench.pocket.data import Mix
 
-__all__ = ["POCKET", "STAGES", "Phase", "Recipe"]
+__all__ = ["POCKET", "Phase", "Recipe"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,6 @@ class Recipe:
         hear: weight of a third one: two more such heads read each frame's mel spectrum off the second layer, and off the
             one of index ``late``, towards a word's end, which word it is. A word's answer is one token among hundreds.
         find: weight of a fourth one: a last such head reads off every word for a colour or a shape where there is any.
-        begin: folder of the weights to start from, with their tokenizer; empty for random ones.
-        retokenize: learn a new tokenizer all the same: for a world whose words are others now.
         mix: what batches are made of.
         early: phases before that, in order, with a mix and helping losses of their own. Eyes and ears come first, and one
             curve of learning rates goes over all of them.
@@ -60,8 +58,6 @@ class Recipe:
     hear: float = 0.0
     find: float = 0.0
     late: int = 3
-    begin: str = ""
-    retokenize: bool = False
     mix: Mix = field(default_factory=Mix)
     early: tuple[Phase, ...] = ()
 
@@ -80,7 +76,7 @@ class Recipe:
 
 
 POCKET = Recipe(
-    steps=7600, muon=0.02, adam=1e-3, flat=0.42, floor=0.03, tail=0.06, late=2,
+    steps=8400, muon=0.02, adam=1e-3, flat=0.4, floor=0.03, tail=0.06, late=2,
     early=(
         Phase(900, Mix(
             rows=24, length=128, image=0.60, both=0.04, audio=0.32, text=0.04, budget=118, most=3, crowd=0.5, digit=0.06,
@@ -91,72 +87,20 @@ POCKET = Recipe(
             sheet=0.14, two=0.08, beeps=0.3, drill=0.3, strange=0.15, once=0.6,
         ), look=1.0, hear=1.0, find=0.2),
         Phase(3100, Mix(
-            rows=20, length=200, image=0.50, both=0.15, audio=0.31, text=0.04, budget=194, most=6, crowd=0.12, digit=0.1,
-            sheet=0.14, two=0.2, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.5, flock=0.2, drill=0.28,
+            rows=20, length=200, image=0.49, both=0.14, audio=0.33, text=0.04, budget=194, most=6, crowd=0.12, digit=0.1,
+            sheet=0.14, two=0.17, beeps=0.32, together=0.45, alike=0.3, still=0.12, many=0.5, flock=0.2, drill=0.3,
             strange=0.25, once=0.6,
-        ), look=1.0, hear=0.7, find=0.3),
-        Phase(4700, Mix(
-            rows=20, length=200, image=0.47, both=0.14, audio=0.33, text=0.06, budget=194, most=6, crowd=0.06, digit=0.1,
-            sheet=0.15, two=0.2, beeps=0.35, together=0.45, alike=0.3, still=0.12, many=0.55, flock=0.25, drill=0.3,
+        ), look=1.0, hear=0.8, find=0.3),
+        Phase(5000, Mix(
+            rows=20, length=200, image=0.46, both=0.13, audio=0.35, text=0.06, budget=194, most=6, crowd=0.06, digit=0.08,
+            sheet=0.13, two=0.17, beeps=0.32, together=0.45, alike=0.3, still=0.12, many=0.55, flock=0.25, drill=0.34,
             strange=0.25, once=0.6,
-        ), look=0.5, hear=0.7, find=0.3),
+        ), look=0.5, hear=0.8, find=0.3),
     ),
-    look=0.3, hear=0.7, find=0.25,
+    look=0.3, hear=0.8, find=0.25,
     mix=Mix(
-        rows=20, length=200, image=0.48, both=0.13, audio=0.33, text=0.06, budget=194, most=6, digit=0.06, sheet=0.1,
-        odd=0.05, two=0.2, beeps=0.33, together=0.4, alike=0.35, still=0.12, many=0.6, flock=0.3, drill=0.34,
+        rows=20, length=200, image=0.46, both=0.13, audio=0.35, text=0.06, budget=194, most=6, digit=0.05, sheet=0.1,
+        odd=0.05, two=0.16, beeps=0.3, together=0.4, alike=0.35, still=0.12, many=0.6, flock=0.3, drill=0.38,
         strange=0.3, once=0.6,
     ),
 )  # fmt: skip
-
-STAGES = {
-    1: Recipe(
-        steps=1000, look=1.0,
-        mix=Mix(rows=24, length=128, image=0.62, both=0.04, audio=0.3, text=0.04, budget=118, most=2, crowd=0.7),
-    ),
-    2: Recipe(
-        steps=1200, look=0.3, hear=1.0,
-        mix=Mix(rows=24, length=160, image=0.3, both=0.1, audio=0.57, text=0.03, budget=152, most=4, crowd=0.2),
-    ),
-    3: Recipe(
-        steps=2000, muon=0.018, adam=1e-3, look=0.2, hear=0.5,
-        mix=Mix(rows=20, length=200, image=0.52, both=0.12, audio=0.3, text=0.06, budget=194, most=6, crowd=0.15),
-    ),
-    4: Recipe(
-        steps=3400, muon=0.018, adam=1e-3, look=0.3, hear=0.5,
-        mix=Mix(
-            rows=20, length=200, image=0.54, both=0.14, audio=0.26, text=0.06, budget=194, most=6, crowd=0.04,
-            digit=0.18, sheet=0.24, two=0.2, beeps=0.5,
-        ),
-    ),
-    5: Recipe(
-        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5,
-        mix=Mix(
-            rows=20, length=200, image=0.5, both=0.22, audio=0.2, text=0.08, budget=194, most=6, digit=0.09,
-            sheet=0.08, odd=0.05, two=0.18, beeps=0.5,
-        ),
-    ),
-    6: Recipe(
-        steps=2200, muon=0.016, adam=9e-4, look=0.2, hear=0.5, late=2,
-        mix=Mix(
-            rows=20, length=200, image=0.42, both=0.3, audio=0.22, text=0.06, budget=194, most=6, digit=0.08,
-            sheet=0.1, odd=0.05, two=0.24, beeps=0.5, together=0.45, alike=0.4, still=0.12, many=0.5,
-        ),
-    ),
-    7: Recipe(
-        steps=1500, muon=0.012, adam=7e-4, look=0.2, hear=0.5, late=2,
-        mix=Mix(
-            rows=20, length=200, image=0.52, both=0.18, audio=0.24, text=0.06, budget=194, most=6, digit=0.07,
-            sheet=0.07, odd=0.05, two=0.2, beeps=0.4, together=0.35, alike=0.3, still=0.12, many=0.6, flock=0.3,
-            drill=0.35,
-        ),
-    ),
-    8: Recipe(
-        steps=1400, muon=0.013, adam=8e-4, floor=0.02, look=0.2, hear=0.5, late=2,
-        mix=Mix(
-            rows=20, length=200, image=0.56, both=0.14, audio=0.25, text=0.05, budget=194, most=6, digit=0.05,
-            sheet=0.11, odd=0.04, two=0.24, beeps=0.3, together=0.35, alike=0.3, still=0.12, many=0.5, flock=0.35,
-            drill=0.3, strange=0.5,
-        ),
-    ),
-}  # fmt: skip

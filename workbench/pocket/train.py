@@ -20,7 +20,7 @@ from typing import Any
 
 from workbench.errors import DoesNotFit, Incompatible, WorkbenchError
 from workbench.pocket.passes import loss_of
-from workbench.pocket.recipe import POCKET, STAGES, Recipe
+from workbench.pocket.recipe import POCKET, Recipe
 
 __all__ = ["main", "train"]
 
@@ -157,18 +157,12 @@ def train(
 
     from workbench.pocket import build, senses, speech
     from workbench.pocket.aids import Find, Hear, Look
-    from workbench.pocket.graft import begin
 
     out.mkdir(parents=True, exist_ok=True)
     room_for_checkpoint(out)
-    processor = build.build_processor(None if recipe.retokenize else recipe.begin or None)
+    processor = build.build_processor()
     model = build.build_model(processor.tokenizer, recipe.seed)
-    if recipe.begin:
-        new = begin(model, processor.tokenizer, recipe.begin)
-        if new:
-            print(f"{new} pieces of the tokenizer are new to the weights of {recipe.begin}", flush=True)
-    else:
-        senses.start(model, recipe.seed)
+    senses.start(model, recipe.seed)
     senses.coarse(model)
     phases = [*recipe.early, recipe.phase(recipe.steps)]
     look = Look(model) if any(phase.look for phase in phases) else None
@@ -289,31 +283,14 @@ def main() -> None:
     from workbench.pocket import WEIGHTS
 
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, help="of a stage; default: as it has them")
     parser.add_argument("--seed", type=int, default=POCKET.seed)
-    parser.add_argument("--muon", type=float, help="learning rate of the layers' matrices; default: the stage's")
-    parser.add_argument("--adam", type=float, help="learning rate of everything else; default: the stage's")
     parser.add_argument("--out", type=Path, default=Path("runs/pocket"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=WEIGHTS, help="where the finished weights go")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--stage", type=int, choices=tuple(STAGES),
-        help="one of the pieces by which an earlier pocket was made, in place of the whole recipe. 1: crowded pictures and few questions, to see and hear; 2: more to hear, from --begin's weights; "
-        "3: all questions; 4: more of the hard ones (digits, pairs, beeps); 5: small rates; 6: what was rare and wrong; 7: counts; 8: pairs and counts, in strange voices",
-    )  # fmt: skip
-    parser.add_argument("--begin", default="", help="folder of the weights to start from; none: random ones")
-    parser.add_argument("--retokenize", action="store_true", help="with --begin: learn a new tokenizer all the same")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    given = [f"--{name}" for name in ("steps", "muon", "adam", "begin", "retokenize") if getattr(args, name)]
-    if given and not args.stage:  # phases end at steps of their own
-        parser.error(f"{', '.join(given)}: for a --stage only; the whole recipe is as recipe.py has it")
-    stage = STAGES[args.stage] if args.stage else POCKET
-    recipe = replace(
-        stage, steps=args.steps or stage.steps, seed=args.seed, muon=args.muon or stage.muon,
-        adam=args.adam or stage.adam, begin=args.begin, retokenize=args.retokenize,
-    )  # fmt: skip
+    recipe = replace(POCKET, seed=args.seed)
     try:
         train(recipe, args.out, args.export, stop_after=args.stop_after)
     except WorkbenchError as error:

@@ -67,8 +67,6 @@ def train_drafter(
     processor, target = evaluate.load(weights)
     target.requires_grad_(False)
     model = d.build_drafter(target, recipe.seed)
-    if recipe.begin:
-        model.load_state_dict(d.load_drafter(Path(recipe.begin)).state_dict())
     model.config.target_weights = digest  # so that a drafter of other weights is noticed
     optimizer = Optimizer(model, recipe.muon, recipe.adam)
     path = out / "checkpoint.pt"
@@ -136,18 +134,13 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the target")
     parser.add_argument("--out", type=Path, default=Path("runs/drafter"), help="checkpoint and log")
     parser.add_argument("--export", type=Path, default=DRAFTER, help="where the finished drafter goes")
-    parser.add_argument("--begin", default="", help="a drafter of earlier weights to go on from; none: random weights")
     parser.add_argument("--stop-after", type=int, help="stop with a checkpoint at this step")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     try:
         train_drafter(
-            DraftRecipe(steps=args.steps, seed=args.seed, begin=args.begin),
-            args.weights,
-            args.out,
-            args.export,
-            args.stop_after,
+            DraftRecipe(steps=args.steps, seed=args.seed), args.weights, args.out, args.export, args.stop_after
         )
     except WorkbenchError as error:
         raise SystemExit(str(error)) from None
