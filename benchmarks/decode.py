@@ -29,7 +29,7 @@ from workbench.trace import Trace
 
 __all__ = ["main"]
 
-QUESTION = "What is in the image, and which word do you hear?"
+QUESTION = "What do you see and hear?"
 FOLLOW_UP = "How many shapes are there?"
 GREEDY: dict[str, Any] = {"temperature": 0}
 SEEDED: dict[str, Any] = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "seed": 7}
