@@ -195,3 +195,10 @@ def test_nearly_every_exercise_was_tried():
 def test_nearly_right_is_not_right(name, answer):
     lessons.check(name, answer)
     assert not checking.read()[name]["right"]
+
+
+def test_who_divides_by_the_root_is_told_that_gemma_does_not():
+    scaled = lessons.check("05.1", lambda q, k, at: masked(q / np.sqrt(len(q)), k, at))
+    assert "divides the scores by √d" in repr(scaled)
+    for wrong in (lambda q, k, at: k @ q, lambda q, k, at: [[1], [2, 3]], lambda q, k, at: "no"):
+        assert "√d" not in repr(lessons.check("05.1", wrong))

@@ -73,22 +73,29 @@ def test_a_device_has_one_model_whatever_it_is_called(tmp_path, monkeypatch):
         workbench.unload(again)
 
 
-def test_what_a_plan_puts_elsewhere_is_not_taken_for_a_gpu_s(monkeypatch):
+def test_what_a_plan_puts_elsewhere_is_not_taken_for_a_gpu_s(tmp_path, monkeypatch):
     """With a GPU that is too small, load() takes the CPU: load(device="cuda") must not be given that."""
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    asked = []
+    folder = tmp_path / "mine"
+    shutil.copytree(WEIGHTS, folder)
+    made, asked = loading.plan(folder, device="cpu", measure=False), []
 
     def plan(*_given, device=None, **_more):
         asked.append(device)
-        raise ModelError("planned")
+        if device == "cuda":
+            raise ModelError("planned")
+        return made
 
     monkeypatch.setattr(loading, "plan", plan)
-    workbench.load("pocket", progress=False)  # on the CPU
-    with pytest.raises(ModelError, match="planned"):
-        workbench.load("pocket", device="cuda", progress=False)
-    assert asked == ["cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model = workbench.load(folder, progress=False)
+    try:
+        assert model.info.device == "cpu"
+        with pytest.raises(ModelError, match="planned"):
+            workbench.load(folder, device="cuda", progress=False)
+        assert asked[-1] == "cuda"
+    finally:
+        monkeypatch.undo()
+        workbench.unload(model)
 
 
 def test_what_threads_ask_of_one_model_waits_for_each_other(model, monkeypatch):
